@@ -1,0 +1,146 @@
+# Carousel: one Makefile, all output in build/. `make help` lists the targets.
+#
+# Variants: SAN=address,undefined | SAN=thread builds into build/san-*; CC=clang is used for fuzzing.
+# Changed flags rebuild: every object depends on a stamp that holds the compile line.
+
+CC      ?= gcc
+PREFIX  ?= /usr/local
+SAN     ?=
+OPT     ?= -O3
+PYTHON  ?= /usr/bin/python3
+FUZZ_SECONDS ?= 10
+VERSION := 0.1.0
+
+empty :=
+comma := ,
+space := $(empty) $(empty)
+BUILD := build/$(if $(SAN),san-$(subst $(comma),-,$(SAN)),release)
+
+PKGS := libprotobuf-c jansson libutf8proc
+PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
+# mpicc's own answer, so that any MPI with a compiler wrapper works; only cluster/ includes mpi.h.
+MPI_CFLAGS := $(shell mpicc --showme:compile 2>/dev/null)
+MPI_LIBS   := $(shell mpicc --showme:link 2>/dev/null)
+
+WARN   := -Wall -Wextra -Wshadow -Wmissing-prototypes -Wstrict-prototypes -Wpointer-arith -Werror
+# -ffp-contract=off: whether a*b+c is fused must not depend on how the compiler unrolled a loop.
+CFLAGS_ALL := -std=c11 -D_GNU_SOURCE $(OPT) -g -ffp-contract=off -fno-omit-frame-pointer -pthread $(WARN) \
+    -I. -I$(BUILD)/gen $(PKG_CFLAGS) -DCAROUSEL_VERSION='"$(VERSION)"' \
+    $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=undefined) $(CFLAGS)
+LIBS_ALL := $(PKG_LIBS) $(MPI_LIBS) -lm -pthread
+
+ROOMS := proto model kernels cluster worker coordinator
+SRC   := $(sort $(foreach r,$(ROOMS),$(wildcard $(r)/*.c)))
+CLI   := $(sort $(wildcard cli/*.c))
+PB    := proto/carousel
+OBJ   := $(SRC:%.c=$(BUILD)/%.o) $(BUILD)/gen/$(PB).pb-c.o
+CLI_OBJ := $(CLI:%.c=$(BUILD)/%.o)
+UNIT  := $(sort $(wildcard tests/test_*.c))
+UNIT_BIN := $(UNIT:%.c=$(BUILD)/%)
+HEADERS := $(sort $(foreach r,$(ROOMS) cli,$(wildcard $(r)/*.h)))
+FUZZ  := $(sort $(wildcard tests/fuzz_*.c))
+FUZZ_BUILD := build/fuzz
+FUZZ_BIN := $(FUZZ:tests/%.c=$(FUZZ_BUILD)/tests/%)
+
+.DEFAULT_GOAL := all
+.PHONY: all help demo test unit e2e bench fuzz pure headers includes install clean setup format
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+all: setup ## build the program: build/carousel
+	@$(MAKE) --no-print-directory build/carousel
+
+help: ## this list
+	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo "  variables: SAN=address,undefined|thread  PREFIX=$(PREFIX)  FUZZ_SECONDS=$(FUZZ_SECONDS)  OPT=$(OPT)"
+
+setup: ## install what is missing (Debian packages); does nothing when all is there
+	@scripts/setup.sh
+
+# A stamp per variant that changes only when the compile line does.
+FLAGS_LINE := $(CC) $(CFLAGS_ALL) $(MPI_CFLAGS) $(LIBS_ALL)
+$(BUILD)/flags: FORCE
+	@mkdir -p $(@D)
+	@printf '%s\n' '$(subst ','\'',$(FLAGS_LINE))' | cmp -s - $@ || printf '%s\n' '$(subst ','\'',$(FLAGS_LINE))' > $@
+FORCE:
+
+# Instruction sets by file name, so that the flags stay next to the code that needs them.
+$(BUILD)/%_avx2.o: ISA := -mavx2 -mfma -mf16c
+$(BUILD)/%_avx512.o: ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -mprefer-vector-width=512
+
+$(BUILD)/gen/$(PB).pb-c.c $(BUILD)/gen/$(PB).pb-c.h: $(PB).proto
+	@mkdir -p $(BUILD)/gen
+	@protoc-c --c_out=$(BUILD)/gen $<
+$(BUILD)/gen/%.pb-c.o: $(BUILD)/gen/%.pb-c.c $(BUILD)/flags
+	@echo "  CC   $<"
+	@$(CC) $(filter-out -Wshadow -Wmissing-prototypes -Werror,$(CFLAGS_ALL)) -MMD -MP -c $< -o $@
+
+$(BUILD)/%.o: %.c $(BUILD)/flags | $(BUILD)/gen/$(PB).pb-c.h
+	@mkdir -p $(@D)
+	@echo "  CC   $<"
+	@$(CC) $(CFLAGS_ALL) $(ISA) $(if $(filter cluster/%,$<),$(MPI_CFLAGS)) -MMD -MP -c $< -o $@
+
+$(BUILD)/libcarousel.a: $(OBJ)
+	@echo "  AR   $@"
+	@rm -f $@ && ar rcs $@ $^
+
+$(BUILD)/carousel: $(CLI_OBJ) $(BUILD)/libcarousel.a
+	@echo "  LINK $@"
+	@$(CC) $(CFLAGS_ALL) -o $@ $(CLI_OBJ) $(BUILD)/libcarousel.a $(LIBS_ALL)
+
+build/carousel: $(BUILD)/carousel
+	@ln -sf $(<:build/%=%) $@
+
+$(BUILD)/tests/%: tests/%.c tests/unit.h $(BUILD)/libcarousel.a
+	@mkdir -p $(@D)
+	@echo "  TEST $<"
+	@$(CC) $(CFLAGS_ALL) -MMD -MP -MF $@.d -o $@ $< $(BUILD)/libcarousel.a -lcmocka $(LIBS_ALL)
+
+unit: $(UNIT_BIN) ## unit tests only (cmocka); SAN= picks a sanitizer build
+	@scripts/run_units.sh $(UNIT_BIN)
+
+test: setup ## everything: units, sanitizers, purity, end to end over MPI, a few seconds of fuzzing
+	@scripts/test.sh
+
+demo: setup ## the demo: a trained looped model through a coordinator and four workers over MPI
+	@$(MAKE) --no-print-directory build/carousel
+	@scripts/demo.sh
+
+bench: setup ## kernel, network and engine benchmarks on this machine
+	@$(MAKE) --no-print-directory build/carousel
+	@scripts/bench.sh
+
+fuzz: setup ## every libFuzzer target for FUZZ_SECONDS (default 10) each
+	@$(MAKE) --no-print-directory fuzz-bins
+	@scripts/fuzz.sh $(FUZZ_SECONDS) $(FUZZ_BUILD)
+
+fuzz-bins:
+	@$(MAKE) --no-print-directory CC=clang BUILD=$(FUZZ_BUILD) SAN= OPT=-O1 \
+	    CFLAGS='-fsanitize=address,undefined,fuzzer-no-link -Wno-unknown-warning-option' $(FUZZ_BIN)
+$(FUZZ_BUILD)/tests/fuzz_%: tests/fuzz_%.c $(FUZZ_BUILD)/libcarousel.a
+	@mkdir -p $(@D)
+	@echo "  FUZZ $<"
+	@$(CC) $(CFLAGS_ALL) -Wno-missing-prototypes -fsanitize=fuzzer -o $@ $< $(FUZZ_BUILD)/libcarousel.a $(LIBS_ALL)
+
+pure: $(BUILD)/libcarousel.a ## fail if a pure object calls anything outside a short list
+	@scripts/check_pure.sh $(BUILD)
+
+headers: $(BUILD)/gen/$(PB).pb-c.h ## every header compiles alone
+	@for h in $(HEADERS); do $(CC) $(CFLAGS_ALL) $(MPI_CFLAGS) -fsyntax-only -x c $$h || exit 1; done; echo "headers: $(words $(HEADERS)) compile alone"
+
+includes: ## includes go one way, mpi.h lives in one file
+	@scripts/check_includes.sh
+
+install: all ## install the program and the demo model under PREFIX
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/carousel/demo
+	install -m 755 build/carousel $(DESTDIR)$(PREFIX)/bin/carousel
+	install -m 644 model/demo/* $(DESTDIR)$(PREFIX)/share/carousel/demo
+
+format: ## clang-format over our C
+	@clang-format -i $(SRC) $(CLI) $(HEADERS) $(UNIT) $(FUZZ)
+
+clean: ## remove build/
+	@rm -rf build
+
+-include $(OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(UNIT_BIN:%=%.d)
