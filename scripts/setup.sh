@@ -1,0 +1,47 @@
+#!/bin/sh
+# Installs what the build and the tests need from Debian packages; silent when all is there.
+set -u
+need=""
+want() { # package, then a command that succeeds when it is there
+    pkg=$1; shift
+    "$@" >/dev/null 2>&1 || need="$need $pkg"
+}
+header() { printf '#include <%s>\n' "$1" | ${CC:-cc} -E -x c - ; }
+want gcc cc --version
+want make make --version
+want pkg-config pkg-config --version
+want openmpi-bin mpirun --version
+want libopenmpi-dev mpicc --showme:compile
+want protobuf-c-compiler protoc-c --version
+want libprotobuf-c-dev pkg-config --exists libprotobuf-c
+want libjansson-dev pkg-config --exists jansson
+want libutf8proc-dev pkg-config --exists libutf8proc
+want libcmocka-dev header cmocka.h
+want python3-numpy /usr/bin/python3 -c 'import numpy'
+want clang clang --version
+want libclang-rt-14-dev sh -c 'ls /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-x86_64.a || ls /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a'
+[ -z "$need" ] && exit 0
+
+echo "setup: missing packages:$need"
+if ! command -v apt-get >/dev/null 2>&1; then
+    echo "setup: this is not a Debian system (no apt-get); install what corresponds to:$need" >&2
+    exit 1
+fi
+if [ "$(id -u)" -eq 0 ]; then
+    as_root=""
+elif command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null || { command -v sudo >/dev/null 2>&1 && [ -t 0 ]; }; then
+    as_root="sudo"
+else
+    echo "setup: not root and no sudo; ask an administrator to run: apt-get install$need" >&2
+    exit 1
+fi
+echo "setup: running ${as_root:+sudo }apt-get install$need"
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+{ $as_root apt-get update && $as_root apt-get install -y --no-install-recommends $need; } >"$log" 2>&1 || {
+    tail -n 15 "$log" >&2
+    echo "setup: apt-get failed; its log is $log" >&2
+    exit 1
+}
+rm -f "$log"
+echo "setup: done"
