@@ -1,0 +1,128 @@
+/* Control messages as plain structs; control.c turns them into protobuf and back, checking everything.
+ *
+ * A decoded message owns nothing outside the struct: strings and arrays have fixed room, and a peer that sends
+ * more is STATUS_CORRUPT, except that long texts are cut. Batched kinds (tokens, observations) decode into arrays the
+ * caller lends. */
+#ifndef PROTO_CONTROL_H
+#define PROTO_CONTROL_H
+
+#include "proto/sequence.h"
+#include "proto/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { CONTROL_PROTOCOL_VERSION = 1, CONTROL_TEXT_BYTES = 512, CONTROL_NAME_BYTES = 64 };
+
+enum control_kind {
+    CONTROL_HELLO = 1,
+    CONTROL_WELCOME,
+    CONTROL_READY,
+    CONTROL_OPEN,
+    CONTROL_OPENED,
+    CONTROL_CLOSE,
+    CONTROL_CLOSED,
+    CONTROL_FAILED,
+    CONTROL_TOKENS,
+    CONTROL_OBSERVATIONS,
+    CONTROL_STATS_REQUEST,
+    CONTROL_STATS,
+    CONTROL_SHUTDOWN,
+    CONTROL_GOODBYE,
+};
+
+struct control_hello {
+    uint32_t protocol, rank;
+    char host[CONTROL_NAME_BYTES], version[CONTROL_NAME_BYTES], backend[16], isa[16];
+    uint64_t fingerprint, memory_available_bytes;
+    uint32_t n_cores;
+    enum status failure;
+    char message[CONTROL_TEXT_BYTES];
+};
+struct control_welcome {
+    char isa[16];
+    uint64_t kv_bytes;
+    uint32_t n_threads;
+    bool may_spin;
+    enum status failure;
+    char message[CONTROL_TEXT_BYTES];
+};
+struct control_ready {
+    uint32_t n_kv_blocks, block_size, n_row_slots;
+    uint64_t batch_ns, row_ns;
+    enum status failure;
+    char message[CONTROL_TEXT_BYTES];
+};
+/* opened, closed, close, failed: a sequence, and for opened/failed what went wrong */
+struct control_sequence {
+    uint64_t sequence;
+    enum status failure;
+    char message[CONTROL_TEXT_BYTES];
+};
+struct control_token {
+    uint64_t sequence;
+    uint32_t position; /* of the token: prompt_tokens + i */
+    int32_t id;
+    uint32_t exit_loop; /* 1-based */
+    float cdf;
+    float logprob;
+    bool is_last;
+    uint32_t n_top;
+    int32_t top_ids[SEQUENCE_MAX_LOGPROBS];
+    float top_logprobs[SEQUENCE_MAX_LOGPROBS];
+};
+/* ids and logits point into the lent arrays (decode) or the caller's (encode) */
+struct control_observation {
+    uint64_t sequence;
+    uint32_t position, loop;
+    float lambda;
+    uint32_t n_top;
+    const int32_t *top_ids;
+    const float *top_logits;
+};
+struct control_stats {
+    uint64_t tag;
+    bool reset; /* requests only: restart the counters after answering */
+    uint32_t kv_blocks_used, kv_blocks_total, parked_rows, row_slots_used, row_slots_total,
+        n_sequences;
+    uint64_t n_batches, n_rows, n_heads, n_messages_sent, n_bytes_sent, busy_ns, idle_starved_ns,
+        idle_waiting_ns, n_stale_frames, batch_ns, row_ns, n_parked_total, n_revived_total,
+        elapsed_ns;
+    uint64_t rows_by_loop[SEQUENCE_MAX_LOOPS];
+};
+
+struct control_message {
+    enum control_kind kind;
+    union {
+        struct control_hello hello;
+        struct control_welcome welcome;
+        struct control_ready ready;
+        struct sequence_params open;
+        struct control_sequence sequence; /* opened, close, closed, failed */
+        struct {
+            uint32_t n;
+            struct control_token *items; /* encode: the caller's; decode: see control_decode */
+        } tokens;
+        struct {
+            uint32_t n;
+            struct control_observation *items;
+        } observations;
+        struct control_stats stats; /* stats_request uses tag and reset */
+        struct control_sequence shutdown; /* failure and message */
+        uint32_t goodbye_rank;
+    };
+};
+
+/* Bytes control_encode needs. */
+size_t control_size(const struct control_message *m);
+/* Writes message head and protobuf; cap_bytes >= control_size(m). Returns the length. */
+size_t control_encode(const struct control_message *m, void *bytes, size_t cap_bytes);
+
+/* Decodes. tokens.items / observations.items are malloc'd in one piece each (freed by control_clear);
+ * other kinds allocate nothing that outlives the call. STATUS_CORRUPT says which field. */
+enum status control_decode(const void *bytes, size_t len_bytes, struct control_message *out,
+                           struct err *err);
+void control_clear(struct control_message *m);
+
+#endif

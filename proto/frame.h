@@ -1,0 +1,95 @@
+/* Hidden rows on the wire: one bundle is one message, a header and the frames for one destination.
+ *
+ *   bundle header (32 bytes) | frame header (64) | ids [n_rows] i32 | rows [n_rows, d] f32 | frame header ...
+ *
+ * All integers little-endian. A frame for loop 1 carries token ids and no rows (the worker embeds); deeper
+ * frames carry both: ids, because whoever samples must know the history of its sequence. Frames of one
+ * batch for one destination travel in one bundle; a bundle without frames is a note (see flags).
+ * A reader checks everything against the limits before it hands out a pointer. */
+#ifndef PROTO_FRAME_H
+#define PROTO_FRAME_H
+
+#include "proto/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { MESSAGE_BUNDLE = 1, MESSAGE_CONTROL = 2 };
+enum { FRAME_PROTOCOL_VERSION = 1 };
+
+/* The first 8 bytes of every message: u32 magic, u16 version, u16 kind.
+ * STATUS_CORRUPT when it is neither kind or of another version. */
+enum status message_kind(const void *bytes, size_t len_bytes, int *kind, struct err *err);
+
+enum bundle_flags {
+    BUNDLE_BUSY = 1, /* the sender has just started a batch that may feed the receiver */
+    BUNDLE_DONE = 2  /* the batch the sender had announced is over (its rows for the receiver are in here) */
+};
+
+enum frame_flags {
+    FRAME_LIVE = 1 /* the last row is the live row */
+};
+
+struct frame {
+    uint64_t sequence;
+    uint32_t loop; /* 1-based: the loop these rows are to run */
+    uint32_t first_position;
+    uint32_t n_rows;
+    uint32_t flags;
+    float survival;    /* of the live row: prod of (1 - lambda) over the loops done; 1 at loop 1 */
+    float cdf;         /* of the live row: p_1 + ... + p_{loop-1}; 0 at loop 1 */
+    const void *ids;   /* n_rows int32, maybe unaligned: frame_id() reads one */
+    const void *rows;  /* n_rows * d float32, maybe unaligned (memcpy them); NULL at loop 1 */
+};
+int32_t frame_id(const struct frame *frame, uint32_t row);
+
+/* What the receiver will accept. */
+struct frame_limits {
+    uint32_t d_model;
+    uint32_t n_loops;
+    uint32_t max_positions;
+    uint32_t vocab_size;
+};
+
+/* ---- writing -------------------------------------------------------------------------------- */
+
+struct bundle_writer {
+    unsigned char *bytes;
+    size_t cap_bytes, len_bytes;
+    uint32_t n_frames;
+    uint32_t flags;
+    uint32_t d_model;
+};
+
+size_t bundle_header_bytes(void);
+size_t frame_bytes(uint32_t loop, uint32_t n_rows, uint32_t d_model);
+void bundle_begin(struct bundle_writer *w, void *bytes, size_t cap_bytes, uint32_t d_model,
+                  uint32_t flags);
+/* Appends a frame's header (ids and rows of *frame are ignored) and gives the places to fill: *ids for n_rows
+ * int32 in host order written with memcpy, *rows for n_rows * d floats (NULL at loop 1).
+ * STATUS_NO_MEMORY when cap_bytes does not suffice: nothing is appended. */
+enum status bundle_add(struct bundle_writer *w, const struct frame *frame, void **ids, void **rows,
+                       struct err *err);
+/* Writes the bundle header; returns the message's length. */
+size_t bundle_end(struct bundle_writer *w);
+
+/* ---- reading -------------------------------------------------------------------------------- */
+
+struct bundle_reader {
+    const unsigned char *bytes;
+    size_t len_bytes, at;
+    uint32_t n_frames, n_read;
+    uint32_t flags;
+    struct frame_limits limits;
+};
+
+/* bytes are borrowed while the reader and its frames are used. STATUS_CORRUPT with what was found. */
+enum status bundle_open(struct bundle_reader *r, const void *bytes, size_t len_bytes,
+                        const struct frame_limits *limits, struct err *err);
+/* *has_frame false at the end. Checks magic, loop in 1..T, rows >= 1, position range, ids in the vocabulary,
+ * finite survival and cdf in [0, 1] (+ rounding), and that the payload lies inside. */
+enum status bundle_next(struct bundle_reader *r, struct frame *out, bool *has_frame,
+                        struct err *err);
+
+#endif

@@ -1,0 +1,63 @@
+/* What every part must know of a sequence: its place in the ring, how deep it may go, how it samples.
+ *
+ * Fixed size, no pointers: it is copied into tables and lives as long as the sequence is open. */
+#ifndef PROTO_SEQUENCE_H
+#define PROTO_SEQUENCE_H
+
+#include "proto/status.h"
+
+#include <stdint.h>
+
+enum {
+    SEQUENCE_MAX_LOOPS = 8,
+    SEQUENCE_MAX_STOP_IDS = 32,
+    SEQUENCE_MAX_LOGIT_BIAS = 300,
+    SEQUENCE_MAX_LOGPROBS = 20
+};
+
+enum exit_mode { EXIT_MODE_FULL = 0, EXIT_MODE_EXACT = 1 };
+enum prefill_policy { PREFILL_EAGER = 0, PREFILL_LAZY = 1 };
+
+struct sampling_params {
+    float temperature;        /* 0 = greedy */
+    int32_t top_k;            /* 0 = off */
+    float top_p;              /* (0, 1], 1 = off */
+    float min_p;              /* [0, 1], 0 = off */
+    float repetition_penalty; /* > 0, 1 = off; over prompt and generated tokens */
+    float presence_penalty;   /* [-2, 2], over generated tokens */
+    float frequency_penalty;  /* [-2, 2], over generated tokens */
+    uint64_t seed;
+    int32_t n_logprobs;       /* top log-probabilities to report; 0 = none, -1 is not used */
+    int32_t n_logit_bias;
+    int32_t bias_ids[SEQUENCE_MAX_LOGIT_BIAS];
+    float biases[SEQUENCE_MAX_LOGIT_BIAS];
+};
+
+struct sequence_params {
+    uint64_t sequence;     /* id, never 0, never reused, ascending in the order of opening */
+    uint32_t ring_offset;  /* loop t runs on ring worker (ring_offset + t - 1) mod G */
+    uint32_t prompt_tokens;
+    uint32_t max_tokens;   /* generated tokens at most, >= 1 */
+    uint32_t min_tokens;   /* stop ids are masked before that many */
+    enum exit_mode exit_mode;
+    float exit_threshold;  /* q in (0, 1]; >= 1 means all loops */
+    uint32_t max_loops;    /* T of this sequence, 1..T of the model */
+    uint32_t min_loops;    /* 1..max_loops */
+    enum prefill_policy prefill;
+    uint32_t n_stop_ids;   /* the worker stops by itself at one of these */
+    int32_t stop_ids[SEQUENCE_MAX_STOP_IDS];
+    uint32_t observe_top;  /* > 0: report lambda and that many top logits of every row at every loop */
+    uint32_t n_force_exits;/* > 0: exit loop drawn from this distribution instead of the gate (benchmarks) */
+    float force_exits[SEQUENCE_MAX_LOOPS];
+    struct sampling_params sampling;
+};
+
+/* Greedy, no penalties, eager, full depth; the ids and lengths 0. */
+void sequence_params_init(struct sequence_params *p);
+
+/* Checks every range above against the model's T and vocabulary; STATUS_INVALID names the field, the
+ * value and the allowed range. */
+enum status sequence_params_check(const struct sequence_params *p, uint32_t n_loops,
+                                  uint32_t vocab_size, uint32_t max_positions, struct err *err);
+
+#endif
