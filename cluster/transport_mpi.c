@@ -33,6 +33,7 @@ enum { ANNOUNCE_BYTES = 2 * sizeof(uint64_t) };
 #define NAP_IDLE_NS                                                                                \
     (200 * 1000 * 1000u) /* all wake-ups are events; this is for the one that got lost */
 #define NAP_NO_EVENTS_NS (1000 * 1000u)
+#define DRAIN_NS         (1000ull * 1000 * 1000) /* for what a caller has posted just before destroy */
 #define RAW_PATIENCE_NS  (30ull * 1000 * 1000 * 1000)
 
 struct flight { /* requests under way, and the node each one uses */
@@ -550,6 +551,9 @@ static bool cancel_receives(struct mpi *m)
 static void mpi_destroy(struct transport *t)
 {
     struct mpi *m = (struct mpi *)t;
+    uint64_t until_ns = host_now_ns() + DRAIN_NS;
+    while (!m->has_failed && m->sends.n > 0 && host_now_ns() < until_ns)
+        (void)mpi_wait_op(t, NAP_NO_EVENTS_NS, NULL);
     bool is_clean = !m->has_failed && m->sends.n == 0 && m->receives.n == 0;
     is_clean = cancel_receives(m) && is_clean;
     if (is_clean)
