@@ -21,6 +21,13 @@ enum status control_check_float(const char *field, float value, float low, float
                    (double)low, (double)high);
 }
 
+enum status control_check_id(const char *field, int32_t id, struct err *err)
+{
+    if (id >= 0)
+        return STATUS_OK;
+    return err_set(err, STATUS_CORRUPT, "%s is %" PRId32 "; a token id is not negative", field, id);
+}
+
 enum status control_check_sequence(const char *field, uint64_t sequence, struct err *err)
 {
     if (sequence != 0)

@@ -13,7 +13,7 @@ static enum status read_token(const Carousel__Token *t, struct control_token *ou
 {
     enum status st;
     if ((st = control_check_sequence("sequence", t->sequence, err)) ||
-        (st = control_check_range("id", (uint64_t)(int64_t)t->id, 0, INT32_MAX, err)) ||
+        (st = control_check_id("id", t->id, err)) ||
         (st = control_check_range("exit_loop", t->exit_loop, 1, SEQUENCE_MAX_LOOPS, err)) ||
         (st = control_check_float("cdf", t->cdf, 0.0f, 1.0f + PROBABILITY_SLACK, err)) ||
         (st = control_check_float("logprob", t->logprob, -INFINITY, LOGPROB_SLACK, err)) ||
@@ -29,8 +29,7 @@ static enum status read_token(const Carousel__Token *t, struct control_token *ou
                                   .is_last = t->is_last,
                                   .n_top = (uint32_t)t->n_top_ids};
     for (size_t i = 0; i < t->n_top_ids; i++) {
-        if ((st = control_check_range("top_ids", (uint64_t)(int64_t)t->top_ids[i], 0, INT32_MAX,
-                                      err)) ||
+        if ((st = control_check_id("top_ids", t->top_ids[i], err)) ||
             (st = control_check_float("top_logprobs", t->top_logprobs[i], -INFINITY, LOGPROB_SLACK,
                                       err)))
             return st;
@@ -77,8 +76,7 @@ static enum status copy_top(const Carousel__Observation *o, int32_t **ids, float
 {
     enum status st;
     for (size_t i = 0; i < o->n_top_ids; i++) {
-        if ((st = control_check_range("top_ids", (uint64_t)(int64_t)o->top_ids[i], 0, INT32_MAX,
-                                      err)) ||
+        if ((st = control_check_id("top_ids", o->top_ids[i], err)) ||
             (st = control_check_float("top_logits", o->top_logits[i], -INFINITY, INFINITY, err)))
             return st;
         *(*ids)++ = o->top_ids[i];

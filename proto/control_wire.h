@@ -32,6 +32,8 @@ enum status control_check_range(const char *field, uint64_t value, uint64_t low,
 /* NaN is out of every range. */
 enum status control_check_float(const char *field, float value, float low, float high,
                                 struct err *err);
+/* A token id: not negative; the vocabulary is not known here. */
+enum status control_check_id(const char *field, int32_t id, struct err *err);
 enum status control_check_sequence(const char *field, uint64_t sequence, struct err *err);
 /* Two arrays that describe the same things must be of one length, and not longer than max. */
 enum status control_check_pairs(const char *field, size_t n_ids, size_t n_values, size_t max,
