@@ -64,6 +64,7 @@ size_t detokenizer_push(struct detokenizer *d, int32_t id, char *out, size_t cap
             n += put_replacement(out + n);
             continue;
         }
+        assert(d->n_held >= 0 && d->n_held < 4); /* fewer than its lead asks for */
         d->held[d->n_held++] = byte;
         if (d->n_held == length_of(d->held[0])) {
             memcpy(out + n, d->held, (size_t)d->n_held);

@@ -18,6 +18,37 @@ static enum char_class class_of_ascii(unsigned char c)
     return c >= '0' && c <= '9' ? CLASS_NUMBER : CLASS_OTHER;
 }
 
+/* Letters and numbers of Unicode 15.1 and 16, which the reference knows and an older libutf8proc
+ * reports as unassigned: pieces must not depend on the library a machine happens to have. */
+static const struct {
+    int32_t first, last;
+    enum char_class class;
+} newer_points[] = {
+    {0x1C89, 0x1C8A, CLASS_LETTER},   {0xA7CB, 0xA7CD, CLASS_LETTER},
+    {0xA7DA, 0xA7DC, CLASS_LETTER},   {0x105C0, 0x105F3, CLASS_LETTER},
+    {0x10D40, 0x10D49, CLASS_NUMBER}, {0x10D4A, 0x10D65, CLASS_LETTER},
+    {0x10D6F, 0x10D85, CLASS_LETTER}, {0x10EC2, 0x10EC4, CLASS_LETTER},
+    {0x11380, 0x11389, CLASS_LETTER}, {0x1138B, 0x1138B, CLASS_LETTER},
+    {0x1138E, 0x1138E, CLASS_LETTER}, {0x11390, 0x113B5, CLASS_LETTER},
+    {0x113B7, 0x113B7, CLASS_LETTER}, {0x113D1, 0x113D1, CLASS_LETTER},
+    {0x113D3, 0x113D3, CLASS_LETTER}, {0x116D0, 0x116E3, CLASS_NUMBER},
+    {0x11BC0, 0x11BE0, CLASS_LETTER}, {0x11BF0, 0x11BF9, CLASS_NUMBER},
+    {0x13460, 0x143FA, CLASS_LETTER}, {0x16100, 0x1611D, CLASS_LETTER},
+    {0x16130, 0x16139, CLASS_NUMBER}, {0x16D40, 0x16D6C, CLASS_LETTER},
+    {0x16D70, 0x16D79, CLASS_NUMBER}, {0x18CFF, 0x18CFF, CLASS_LETTER},
+    {0x1CCF0, 0x1CCF9, CLASS_NUMBER}, {0x1E5D0, 0x1E5ED, CLASS_LETTER},
+    {0x1E5F0, 0x1E5F0, CLASS_LETTER}, {0x1E5F1, 0x1E5FA, CLASS_NUMBER},
+    {0x2EBF0, 0x2EE5D, CLASS_LETTER},
+};
+
+static enum char_class class_of_newer(utf8proc_int32_t point)
+{
+    for (size_t i = 0; i < sizeof newer_points / sizeof newer_points[0]; i++)
+        if (point >= newer_points[i].first && point <= newer_points[i].last)
+            return newer_points[i].class;
+    return CLASS_OTHER;
+}
+
 /* Beyond ASCII. White_Space is listed because it is not a general category: U+0085 is Cc, and
  * U+200B is Zs in old tables. Combining marks (M*) are neither letters nor numbers. */
 static enum char_class class_of_point(utf8proc_int32_t point)
@@ -36,6 +67,8 @@ static enum char_class class_of_point(utf8proc_int32_t point)
     case UTF8PROC_CATEGORY_NL:
     case UTF8PROC_CATEGORY_NO:
         return CLASS_NUMBER;
+    case UTF8PROC_CATEGORY_CN:
+        return class_of_newer(point);
     default:
         return CLASS_OTHER;
     }

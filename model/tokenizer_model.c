@@ -64,9 +64,9 @@ static enum status find_max_id(const json_t *vocab, const json_t *added, int32_t
     const char *content;
     size_t i;
     json_t *value;
-    struct added_token token;
-    bool normalized;
-    int32_t id, max = -1;
+    struct added_token token = {0};
+    bool normalized = false;
+    int32_t id = -1, max = -1;
     enum status status;
     json_object_foreach((json_t *)vocab, content, value)
     {
