@@ -5,7 +5,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len);
 
-/* Half of the runs put the input behind a right header length, so that mutations reach the table. */
+/* Half of the runs put the input behind a right header length, so that mutations reach the table.
+ */
 static enum status open_input(const uint8_t *bytes, size_t len, uint8_t **copy,
                               struct safetensors **file)
 {

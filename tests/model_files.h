@@ -1,5 +1,5 @@
-/* Small model directories for tests: a temporary directory, files in it, and a tiny checkpoint whose
- * parts a test can bend before it is written. */
+/* Small model directories for tests: a temporary directory, files in it, and a tiny checkpoint
+ * whose parts a test can bend before it is written. */
 #ifndef TESTS_MODEL_FILES_H
 #define TESTS_MODEL_FILES_H
 
@@ -41,7 +41,8 @@ static inline void model_files_write(const char *dir, const char *name, const vo
     assert_int_equal(fclose(f), 0);
 }
 
-/* What a safetensors file is made of: a header text and data_bytes bytes of data. The caller frees. */
+/* What a safetensors file is made of: a header text and data_bytes bytes of data. The caller frees.
+ */
 static inline unsigned char *model_files_tensors(const char *header, size_t data_bytes, size_t *len)
 {
     size_t n = strlen(header);
@@ -54,13 +55,17 @@ static inline unsigned char *model_files_tensors(const char *header, size_t data
     return bytes;
 }
 
-/* The text with the first `from` replaced by `to`; fails the test when there is none. The caller frees. */
+/* The text with the first `from` replaced by `to`; fails the test when there is none. The caller
+ * frees. */
 static inline char *model_files_replace(const char *text, const char *from, const char *to)
 {
     const char *at = strstr(text, from);
-    assert_non_null(at);
-    char *out = NULL;
-    assert_true(asprintf(&out, "%.*s%s%s", (int)(at - text), text, to, at + strlen(from)) >= 0);
+    if (at == NULL)
+        fail_msg("nothing to replace: \"%s\"", from);
+    size_t before = (size_t)(at - text), size = strlen(text) + strlen(to) + 1;
+    char *out = malloc(size);
+    assert_non_null(out);
+    snprintf(out, size, "%.*s%s%s", (int)before, text, to, text + before + strlen(from));
     return out;
 }
 
