@@ -261,6 +261,28 @@ static void test_checkpoint_verify_names_tensor_and_element(void **state)
     assert_int_equal(checkpoint_verify_finite(f->c, 1, &f->err), STATUS_OK);
 }
 
+/* A matrix of several turns of the scan, two bad tensors: the first in order of name is told,
+ * however many threads look. */
+static void test_checkpoint_verify_names_the_first_of_many(void **state)
+{
+    struct fixture *f = *state;
+    char *config = model_files_replace(TINY_OURO_CONFIG, "vocab_size\": 5", "vocab_size\": 90000");
+    struct tiny_tensor *embed = tiny_find(&f->m, "model.embed_tokens.weight");
+    struct tiny_tensor *norm = tiny_find(&f->m, "model.norm.weight");
+    embed->shape[0] = tiny_find(&f->m, "lm_head.weight")->shape[0] = 90000;
+    embed->bad_element = 300001;
+    norm->bad_element = 2;
+    embed->bad_bits = norm->bad_bits = 0x7fc00000;
+    tiny_write(&f->m, config, f->dir);
+    free(config);
+    assert_int_equal(reopen(f, 0), STATUS_OK);
+    for (int n_threads = 1; n_threads <= 4; n_threads++) {
+        assert_int_equal(checkpoint_verify_finite(f->c, n_threads, &f->err), STATUS_CORRUPT);
+        assert_contains(f->err.message, "tensor model.embed_tokens.weight");
+        assert_contains(f->err.message, "element 300001 is nan");
+    }
+}
+
 /* Three shards, as large checkpoints come. */
 static void write_shards(struct fixture *f, const char *from, const char *to)
 {
@@ -405,6 +427,7 @@ int main(void)
         TEST(test_checkpoint_refuses_tensors_it_would_ignore),
         TEST(test_checkpoint_truncated_data_is_named),
         TEST(test_checkpoint_verify_names_tensor_and_element),
+        TEST(test_checkpoint_verify_names_the_first_of_many),
         TEST(test_checkpoint_opens_shards),
         TEST(test_checkpoint_bad_index_is_named),
         TEST(test_checkpoint_fingerprint_tells_models_apart),

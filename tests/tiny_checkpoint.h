@@ -89,7 +89,11 @@ static inline void tiny_remove(struct tiny_checkpoint *m, const char *name)
 static inline void tiny_write_part(const struct tiny_checkpoint *m, int from, int to,
                                    const char *dir, const char *file)
 {
-    char *header = calloc(1, TINY_BYTES), *data = calloc(1, TINY_BYTES);
+    size_t max_bytes = 0;
+    for (int i = from; i < to; i++)
+        max_bytes += 4 * (size_t)m->tensors[i].shape[0] *
+                     (m->tensors[i].rank == 2 ? (size_t)m->tensors[i].shape[1] : 1);
+    char *header = calloc(1, TINY_BYTES), *data = calloc(1, max_bytes + 1);
     assert_true(header != NULL && data != NULL);
     size_t used = (size_t)snprintf(header, TINY_BYTES, "{"), at = 0;
     for (int i = from; i < to; i++) {
@@ -100,7 +104,7 @@ static inline void tiny_write_part(const struct tiny_checkpoint *m, int from, in
                                                               : 0x3800;
         int count = t->shape[0] * (t->rank == 2 ? t->shape[1] : 1);
         size_t end = at + (size_t)count * width;
-        assert_true(end <= TINY_BYTES && used + 256 < TINY_BYTES);
+        assert_true(end <= max_bytes && used + 256 < TINY_BYTES);
         char shape[32];
         snprintf(shape, sizeof shape, t->rank == 2 ? "%d,%d" : "%d", t->shape[0], t->shape[1]);
         used += (size_t)snprintf(
