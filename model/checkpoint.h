@@ -1,7 +1,7 @@
 /* A model directory: config.json plus all tensors the block needs, mapped and resolved by name.
  *
- * Think of it as one read-only object: open it, look at `config` and `weights`, close it. The bytes are those of the
- * page cache, so ranks of one node share them. */
+ * Think of it as one read-only object: open it, look at `config` and `weights`, close it. The bytes
+ * are those of the page cache, so ranks of one node share them. */
 #ifndef MODEL_CHECKPOINT_H
 #define MODEL_CHECKPOINT_H
 
@@ -33,34 +33,38 @@ struct layer_weights {
 };
 
 struct model_weights {
-    struct weight embed;       /* [vocab, d] */
+    struct weight embed;          /* [vocab, d] */
     struct layer_weights *layers; /* n_layers */
-    struct weight norm;        /* [1, d], after every loop */
-    struct weight gate;        /* [1, d], Ouro only */
-    struct weight gate_bias;   /* [1, 1], Ouro only */
-    struct weight head;        /* [vocab, d]; the same bytes as embed when tied */
+    struct weight norm;           /* [1, d], after every loop */
+    struct weight gate;           /* [1, d], Ouro only */
+    struct weight gate_bias;      /* [1, 1], Ouro only */
+    struct weight head;           /* [vocab, d]; the same bytes as embed when tied */
 };
 
 struct checkpoint {
     char *dir;
     struct model_config config;
     struct model_weights weights;
-    uint64_t fingerprint; /* hash of config.json's fields and the tensor table (name, dtype, shape, file offsets): equal on two
-                           * ranks when they opened the same files */
-    uint64_t len_bytes;   /* of all tensors */
-    enum dtype dtype;     /* of the block's matrices (layer 0's q) */
-    void *files;          /* the mappings; private */
+    /* Equal on two ranks when they opened the same model for the same number of loops, and else
+     * different but for an accident of 2^-64. 64-bit FNV-1a over every field of config (n_loops
+     * included: ranks must agree on T too), then for each tensor in order of name: name, dtype,
+     * shape, byte offset in its file's data, and 16 bytes of content at four places (so that two
+     * fine-tunes of one shape differ). Not a cryptographic hash. */
+    uint64_t fingerprint;
+    uint64_t len_bytes; /* of all tensors the model uses; a tied head counts once */
+    enum dtype dtype;   /* of the block's matrices (layer 0's q) */
+    void *files;        /* the mappings; private */
 };
 
-/* Opens <dir>: model.safetensors, or model.safetensors.index.json and its shards. Errors name the tensor
- * and the file, what was expected and what was found; STATUS_NOT_FOUND, STATUS_CORRUPT,
+/* Opens <dir>: model.safetensors, or model.safetensors.index.json and its shards. Errors name the
+ * tensor and the file, what was expected and what was found; STATUS_NOT_FOUND, STATUS_CORRUPT,
  * STATUS_UNSUPPORTED, STATUS_IO, STATUS_NO_MEMORY. Tensors nobody needs are ignored
  * (rotary_emb.inv_freq is in many files). `n_loops` as in config_set_loops. */
 enum status checkpoint_open(const char *dir, int n_loops, struct checkpoint **out, struct err *err);
 void checkpoint_close(struct checkpoint *checkpoint); /* NULL is fine */
 
-/* Reads every weight once and fails with STATUS_CORRUPT on the first NaN or infinity, naming tensor, file and index. Runs at
- * memory speed on n_threads threads. */
+/* Reads every weight once and fails with STATUS_CORRUPT on the first NaN or infinity, naming
+ * tensor, file and index. Runs at memory speed on n_threads threads. */
 enum status checkpoint_verify_finite(const struct checkpoint *checkpoint, int n_threads,
                                      struct err *err);
 

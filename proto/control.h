@@ -1,8 +1,9 @@
-/* Control messages as plain structs; control.c turns them into protobuf and back, checking everything.
+/* Control messages as plain structs, turned into protobuf and back; decoding checks everything.
  *
  * A decoded message owns nothing outside the struct: strings and arrays have fixed room, and a peer that sends
- * more is STATUS_CORRUPT, except that long texts are cut. Batched kinds (tokens, observations) decode into arrays the
- * caller lends. */
+ * more is STATUS_CORRUPT, except that a long `message` is cut. Strings arrive as clean UTF-8 on one line:
+ * in a message bad bytes become '?', in a name they are STATUS_CORRUPT. Batched kinds (tokens,
+ * observations) decode into one allocation each. */
 #ifndef PROTO_CONTROL_H
 #define PROTO_CONTROL_H
 
@@ -72,7 +73,7 @@ struct control_token {
     int32_t top_ids[SEQUENCE_MAX_LOGPROBS];
     float top_logprobs[SEQUENCE_MAX_LOGPROBS];
 };
-/* ids and logits point into the lent arrays (decode) or the caller's (encode) */
+/* ids and logits point into the message's allocation (decode) or are the caller's (encode) */
 struct control_observation {
     uint64_t sequence;
     uint32_t position, loop;
@@ -114,7 +115,7 @@ struct control_message {
     };
 };
 
-/* Bytes control_encode needs. */
+/* Bytes control_encode needs. Neither call allocates; strings of *m are terminated. */
 size_t control_size(const struct control_message *m);
 /* Writes message head and protobuf; cap_bytes >= control_size(m). Returns the length. */
 size_t control_encode(const struct control_message *m, void *bytes, size_t cap_bytes);

@@ -5,7 +5,8 @@
  * All integers little-endian. A frame for loop 1 carries token ids and no rows (the worker embeds); deeper
  * frames carry both: ids, because whoever samples must know the history of its sequence. Frames of one
  * batch for one destination travel in one bundle; a bundle without frames is a note (see flags).
- * A reader checks everything against the limits before it hands out a pointer. */
+ * A reader checks everything against the limits before it hands out a pointer; each header carries a check
+ * over itself, so that damage is seen where any value would be legal. docs/wire.md has the layout. */
 #ifndef PROTO_FRAME_H
 #define PROTO_FRAME_H
 
@@ -63,12 +64,15 @@ struct bundle_writer {
 };
 
 size_t bundle_header_bytes(void);
+/* SIZE_MAX when the product does not fit. */
 size_t frame_bytes(uint32_t loop, uint32_t n_rows, uint32_t d_model);
+/* cap_bytes >= bundle_header_bytes(). */
 void bundle_begin(struct bundle_writer *w, void *bytes, size_t cap_bytes, uint32_t d_model,
                   uint32_t flags);
 /* Appends a frame's header (ids and rows of *frame are ignored) and gives the places to fill: *ids for n_rows
  * int32 in host order written with memcpy, *rows for n_rows * d floats (NULL at loop 1).
- * STATUS_NO_MEMORY when cap_bytes does not suffice: nothing is appended. */
+ * STATUS_NO_MEMORY when cap_bytes does not suffice: nothing is appended. The frame's fields are the
+ * caller's promise (loop >= 1, n_rows >= 1, sequence != 0, a live row at loop 1 with survival 1, cdf 0). */
 enum status bundle_add(struct bundle_writer *w, const struct frame *frame, void **ids, void **rows,
                        struct err *err);
 /* Writes the bundle header; returns the message's length. */
@@ -87,7 +91,7 @@ struct bundle_reader {
 /* bytes are borrowed while the reader and its frames are used. STATUS_CORRUPT with what was found. */
 enum status bundle_open(struct bundle_reader *r, const void *bytes, size_t len_bytes,
                         const struct frame_limits *limits, struct err *err);
-/* *has_frame false at the end. Checks magic, loop in 1..T, rows >= 1, position range, ids in the vocabulary,
+/* *has_frame false at the end, where trailing bytes are an error. Checks magic, loop in 1..T, rows >= 1, position range, ids in the vocabulary,
  * finite survival and cdf in [0, 1] (+ rounding), and that the payload lies inside. */
 enum status bundle_next(struct bundle_reader *r, struct frame *out, bool *has_frame,
                         struct err *err);

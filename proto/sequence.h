@@ -52,11 +52,13 @@ struct sequence_params {
     struct sampling_params sampling;
 };
 
-/* Greedy, no penalties, eager, full depth; the ids and lengths 0. */
+/* Greedy, no penalties, eager, q = 1, min_loops 1; ids, lengths and max_loops stay 0: the caller sets
+ * them, and the check refuses a sequence that has none. */
 void sequence_params_init(struct sequence_params *p);
 
-/* Checks every range above against the model's T and vocabulary; STATUS_INVALID names the field, the
- * value and the allowed range. */
+/* Checks every range above against the model's T and vocabulary, and prompt_tokens + max_tokens <=
+ * max_positions; biases lie in [-100, 100], force_exits sum to 1 within 0.02. STATUS_INVALID names the
+ * field, the value and the allowed range. */
 enum status sequence_params_check(const struct sequence_params *p, uint32_t n_loops,
                                   uint32_t vocab_size, uint32_t max_positions, struct err *err);
 

@@ -1,0 +1,125 @@
+/* Reads tokens and observations, the control messages with many items, into one piece of memory. */
+#include "proto/control_wire.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+
+/* Sums of probabilities in float may end a little past their limit. */
+#define PROBABILITY_SLACK 1e-4f
+#define LOGPROB_SLACK     1e-3f
+
+static enum status read_token(const Carousel__Token *t, struct control_token *out, struct err *err)
+{
+    enum status st;
+    if ((st = control_check_sequence("sequence", t->sequence, err)) ||
+        (st = control_check_id("id", t->id, err)) ||
+        (st = control_check_range("exit_loop", t->exit_loop, 1, SEQUENCE_MAX_LOOPS, err)) ||
+        (st = control_check_float("cdf", t->cdf, 0.0f, 1.0f + PROBABILITY_SLACK, err)) ||
+        (st = control_check_float("logprob", t->logprob, -INFINITY, LOGPROB_SLACK, err)) ||
+        (st = control_check_pairs("top", t->n_top_ids, t->n_top_logprobs, SEQUENCE_MAX_LOGPROBS,
+                                  err)))
+        return st;
+    *out = (struct control_token){.sequence = t->sequence,
+                                  .position = t->position,
+                                  .id = t->id,
+                                  .exit_loop = t->exit_loop,
+                                  .cdf = t->cdf,
+                                  .logprob = t->logprob,
+                                  .is_last = t->is_last,
+                                  .n_top = (uint32_t)t->n_top_ids};
+    for (size_t i = 0; i < t->n_top_ids; i++) {
+        if ((st = control_check_id("top_ids", t->top_ids[i], err)) ||
+            (st = control_check_float("top_logprobs", t->top_logprobs[i], -INFINITY, LOGPROB_SLACK,
+                                      err)))
+            return st;
+        out->top_ids[i] = t->top_ids[i];
+        out->top_logprobs[i] = t->top_logprobs[i];
+    }
+    return STATUS_OK;
+}
+
+enum status control_read_tokens(const Carousel__Tokens *from, struct control_message *out,
+                                struct err *err)
+{
+    size_t n = from->n_tokens;
+    struct control_token *items = NULL;
+    if (n > 0 && (items = malloc(n * sizeof *items)) == NULL)
+        return err_set(err, STATUS_NO_MEMORY, "no memory for %zu tokens", n);
+    for (size_t i = 0; i < n; i++) {
+        enum status st = read_token(from->tokens[i], &items[i], err);
+        if (st != STATUS_OK) {
+            free(items);
+            err_wrap(err, "tokens[%zu] of %zu", i, n);
+            return st;
+        }
+    }
+    out->tokens.n = (uint32_t)n;
+    out->tokens.items = items;
+    return STATUS_OK;
+}
+
+/* Everything but the arrays. */
+static enum status check_observation(const Carousel__Observation *o, struct err *err)
+{
+    enum status st;
+    if ((st = control_check_sequence("sequence", o->sequence, err)) ||
+        (st = control_check_range("loop", o->loop, 1, SEQUENCE_MAX_LOOPS, err)) ||
+        (st = control_check_float("lambda", o->lambda, 0.0f, 1.0f, err)))
+        return st;
+    return control_check_pairs("top", o->n_top_ids, o->n_top_logits, INT32_MAX, err);
+}
+
+/* Copies the arrays to the free places and moves these on. */
+static enum status copy_top(const Carousel__Observation *o, int32_t **ids, float **logits,
+                            struct err *err)
+{
+    enum status st;
+    for (size_t i = 0; i < o->n_top_ids; i++) {
+        if ((st = control_check_id("top_ids", o->top_ids[i], err)) ||
+            (st = control_check_float("top_logits", o->top_logits[i], -INFINITY, INFINITY, err)))
+            return st;
+        *(*ids)++ = o->top_ids[i];
+        *(*logits)++ = o->top_logits[i];
+    }
+    return STATUS_OK;
+}
+
+enum status control_read_observations(const Carousel__Observations *from,
+                                      struct control_message *out, struct err *err)
+{
+    size_t n = from->n_rows;
+    size_t n_top = 0;
+    enum status st = STATUS_OK;
+    for (size_t i = 0; i < n; i++) {
+        if ((st = check_observation(from->rows[i], err)) != STATUS_OK) {
+            err_wrap(err, "observations[%zu] of %zu", i, n);
+            return st;
+        }
+        n_top += from->rows[i]->n_top_ids;
+    }
+    /* Items, then all ids, then all logits. All counts are bounded by the message's length. */
+    struct control_observation *items = NULL;
+    if (n > 0 && (items = malloc(n * sizeof *items + n_top * 8)) == NULL)
+        return err_set(err, STATUS_NO_MEMORY, "no memory for %zu observations", n);
+    int32_t *ids = (int32_t *)(items + n);
+    float *logits = (float *)(ids + n_top);
+    for (size_t i = 0; i < n; i++) {
+        const Carousel__Observation *o = from->rows[i];
+        items[i] = (struct control_observation){.sequence = o->sequence,
+                                                .position = o->position,
+                                                .loop = o->loop,
+                                                .lambda = o->lambda,
+                                                .n_top = (uint32_t)o->n_top_ids,
+                                                .top_ids = ids,
+                                                .top_logits = logits};
+        if ((st = copy_top(o, &ids, &logits, err)) != STATUS_OK) {
+            free(items);
+            err_wrap(err, "observations[%zu] of %zu", i, n);
+            return st;
+        }
+    }
+    out->observations.n = (uint32_t)n;
+    out->observations.items = items;
+    return STATUS_OK;
+}

@@ -1,0 +1,609 @@
+/* Control messages: every kind comes back as it was sent; what is out of range is refused by name.
+ */
+#include "tests/unit.h"
+
+#include "proto/control.h"
+#include "proto/frame.h"
+
+#include <math.h>
+
+/* Encodes m into a malloc'd block of exactly its size, so that a sanitizer sees any byte too far.
+ */
+static unsigned char *encode(const struct control_message *m, size_t *len)
+{
+    *len = control_size(m);
+    unsigned char *bytes = malloc(*len);
+    assert_non_null(bytes);
+    assert_int_equal(control_encode(m, bytes, *len), *len);
+    return bytes;
+}
+
+static void round_trip(const struct control_message *m, struct control_message *out)
+{
+    size_t len;
+    unsigned char *bytes = encode(m, &len);
+    struct err err = {0};
+    int kind = 0;
+    assert_int_equal(message_kind(bytes, len, &kind, &err), STATUS_OK);
+    assert_int_equal(kind, MESSAGE_CONTROL);
+    enum status st = control_decode(bytes, len, out, &err);
+    if (st != STATUS_OK)
+        fail_msg("kind %d: %s", (int)m->kind, err.message);
+    assert_int_equal(out->kind, m->kind);
+    /* Cut anywhere, it must be refused: the outermost length is in front. */
+    for (size_t cut = 0; cut < len; cut++) {
+        unsigned char *part = malloc(cut ? cut : 1);
+        assert_non_null(part);
+        memcpy(part, bytes, cut);
+        struct control_message none;
+        assert_int_equal(control_decode(part, cut, &none, &err), STATUS_CORRUPT);
+        free(part);
+        if (cut == 200 && len > 600)
+            cut = len - 200;
+    }
+    free(bytes);
+}
+
+/* Decoding must fail, and the message must name `what`. */
+static void refused(const struct control_message *m, const char *what)
+{
+    size_t len;
+    unsigned char *bytes = encode(m, &len);
+    struct control_message out;
+    struct err err = {0};
+    assert_int_equal(control_decode(bytes, len, &out, &err), STATUS_CORRUPT);
+    if (strstr(err.message, what) == NULL)
+        fail_msg("\"%s\" does not name \"%s\"", err.message, what);
+    assert_int_equal(control_decode(bytes, len, &out, NULL), STATUS_CORRUPT);
+    free(bytes);
+}
+
+static void fill_text(char *to, size_t room, char c)
+{
+    memset(to, c, room - 1);
+    to[room - 1] = '\0';
+}
+
+static void test_control_hello(void **state)
+{
+    (void)state;
+    struct control_message m = {.kind = CONTROL_HELLO}, out;
+    m.hello = (struct control_hello){.protocol = UINT32_MAX,
+                                     .rank = UINT32_MAX,
+                                     .backend = "cpu",
+                                     .isa = "avx512",
+                                     .fingerprint = UINT64_MAX,
+                                     .memory_available_bytes = UINT64_MAX,
+                                     .n_cores = UINT32_MAX,
+                                     .failure = STATUS_INTERNAL};
+    fill_text(m.hello.host, sizeof m.hello.host, 'h');
+    fill_text(m.hello.version, sizeof m.hello.version, 'v');
+    fill_text(m.hello.message, sizeof m.hello.message, 'm');
+    round_trip(&m, &out);
+    assert_memory_equal(&m.hello.host, &out.hello.host, sizeof m.hello.host);
+    assert_string_equal(m.hello.version, out.hello.version);
+    assert_string_equal(m.hello.backend, out.hello.backend);
+    assert_string_equal(m.hello.isa, out.hello.isa);
+    assert_string_equal(m.hello.message, out.hello.message);
+    assert_int_equal(out.hello.protocol, UINT32_MAX);
+    assert_int_equal(out.hello.rank, UINT32_MAX);
+    assert_int_equal(out.hello.fingerprint, UINT64_MAX);
+    assert_int_equal(out.hello.memory_available_bytes, UINT64_MAX);
+    assert_int_equal(out.hello.n_cores, UINT32_MAX);
+    assert_int_equal(out.hello.failure, STATUS_INTERNAL);
+
+    struct control_message zero = {.kind = CONTROL_HELLO};
+    round_trip(&zero, &out);
+    assert_memory_equal(&zero.hello, &out.hello, sizeof zero.hello);
+
+    m.hello.failure = STATUS_COUNT;
+    refused(&m, "hello.failure is 12; allowed is 0..11");
+}
+
+static void test_control_names_are_clean(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"a\xff", "\xc0\x80",         "\xed\xa0\x80",
+                                      "a\nb",  "\xf4\x90\x80\x80", "\xe2\x82",
+                                      "\x7f",  "\xe0\x80\x80"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct control_message m = {.kind = CONTROL_HELLO};
+        strcpy(m.hello.host, bad[i]);
+        refused(&m, "hello.host");
+    }
+    struct control_message m = {.kind = CONTROL_HELLO}, out;
+    strcpy(m.hello.host, "k\xc3\xb6ln-\xe2\x82\xac-\xf0\x9f\x8e\xa0");
+    round_trip(&m, &out);
+    assert_string_equal(out.hello.host, m.hello.host);
+}
+
+static void test_control_texts_are_cleaned(void **state)
+{
+    (void)state;
+    struct control_message m = {.kind = CONTROL_FAILED}, out;
+    m.sequence.sequence = 9;
+    m.sequence.failure = STATUS_IO;
+    strcpy(m.sequence.message, "a\x1b[31m\n\xff\xe2\x82 \xe2\x82\xac");
+    round_trip(&m, &out);
+    assert_string_equal(out.sequence.message, "a?[31m???? \xe2\x82\xac");
+}
+
+/* A peer may send more text than fits; it is cut between two characters. Built by hand: Failed (8)
+ * with sequence 1, failure 1 and 600 bytes of two-byte characters behind one of one byte. */
+static void test_control_long_text_is_cut(void **state)
+{
+    (void)state;
+    unsigned char bytes[8 + 3 + 9 + 2 + 3 + 601];
+    struct control_message m = {.kind = CONTROL_CLOSE}, out;
+    m.sequence.sequence = 1;
+    control_encode(&m, bytes, sizeof bytes);
+    unsigned char *at = bytes + 8;
+    size_t body = 9 + 2 + 3 + 601;
+    *at++ = 8 << 3 | 2;
+    *at++ = (unsigned char)(body | 0x80);
+    *at++ = (unsigned char)(body >> 7);
+    *at++ = 1 << 3 | 1;
+    memcpy(at, &(uint64_t){1}, 8);
+    at += 8;
+    *at++ = 2 << 3;
+    *at++ = 1;
+    *at++ = 3 << 3 | 2;
+    *at++ = (unsigned char)(601 & 0x7f) | 0x80;
+    *at++ = 601 >> 7;
+    *at++ = 'x';
+    for (int i = 0; i < 300; i++) {
+        *at++ = 0xc3;
+        *at++ = 0xb6;
+    }
+    assert_int_equal(at - bytes, sizeof bytes);
+    struct err err = {0};
+    enum status st = control_decode(bytes, sizeof bytes, &out, &err);
+    if (st != STATUS_OK)
+        fail_msg("%s", err.message);
+    assert_int_equal(strlen(out.sequence.message), 511);
+    bytes[8 + 3 + 9 + 2 + 3] = 0xc3; /* now cut one byte earlier, with the lone byte replaced */
+    assert_int_equal(control_decode(bytes, sizeof bytes, &out, &err), STATUS_OK);
+    assert_int_equal(out.sequence.message[0], '?');
+}
+
+static void test_control_welcome_and_ready(void **state)
+{
+    (void)state;
+    struct control_message m = {.kind = CONTROL_WELCOME}, out;
+    m.welcome = (struct control_welcome){.isa = "scalar",
+                                         .kv_bytes = UINT64_MAX,
+                                         .n_threads = UINT32_MAX,
+                                         .may_spin = true,
+                                         .failure = STATUS_MISMATCH,
+                                         .message = "rank 3 on b holds another model"};
+    round_trip(&m, &out);
+    assert_memory_equal(&m.welcome, &out.welcome, sizeof m.welcome);
+    m.welcome.failure = (enum status)99;
+    refused(&m, "welcome.failure is 99");
+
+    m = (struct control_message){.kind = CONTROL_READY};
+    m.ready = (struct control_ready){.n_kv_blocks = UINT32_MAX,
+                                     .block_size = 16,
+                                     .n_row_slots = UINT32_MAX - 1,
+                                     .batch_ns = UINT64_MAX,
+                                     .row_ns = UINT64_MAX - 1,
+                                     .failure = STATUS_NO_MEMORY,
+                                     .message = "x"};
+    round_trip(&m, &out);
+    assert_memory_equal(&m.ready, &out.ready, sizeof m.ready);
+    m.ready.failure = (enum status) - 1;
+    refused(&m, "ready.failure is 4294967295");
+}
+
+static struct control_message make_open(void)
+{
+    struct control_message m = {.kind = CONTROL_OPEN};
+    sequence_params_init(&m.open);
+    m.open.sequence = 1;
+    m.open.prompt_tokens = 3;
+    m.open.max_tokens = 5;
+    m.open.max_loops = 4;
+    return m;
+}
+
+static void test_control_open_extremes(void **state)
+{
+    (void)state;
+    struct control_message m = make_open(), out;
+    round_trip(&m, &out);
+    assert_memory_equal(&m.open, &out.open, sizeof m.open);
+
+    struct sequence_params *o = &m.open;
+    o->sequence = UINT64_MAX;
+    o->ring_offset = UINT32_MAX;
+    o->prompt_tokens = UINT32_MAX - 7;
+    o->max_tokens = o->min_tokens = 7;
+    o->exit_mode = EXIT_MODE_EXACT;
+    o->exit_threshold = 1e-30f;
+    o->max_loops = o->min_loops = SEQUENCE_MAX_LOOPS;
+    o->prefill = PREFILL_LAZY;
+    o->n_stop_ids = SEQUENCE_MAX_STOP_IDS;
+    for (int i = 0; i < SEQUENCE_MAX_STOP_IDS; i++)
+        o->stop_ids[i] = INT32_MAX - 1 - i;
+    o->observe_top = INT32_MAX;
+    o->n_force_exits = SEQUENCE_MAX_LOOPS;
+    for (int i = 0; i < SEQUENCE_MAX_LOOPS; i++)
+        o->force_exits[i] = 0.125f;
+    o->sampling = (struct sampling_params){.temperature = 100.0f,
+                                           .top_k = INT32_MAX,
+                                           .top_p = 1e-30f,
+                                           .min_p = 1.0f,
+                                           .repetition_penalty = 1e-30f,
+                                           .presence_penalty = -2.0f,
+                                           .frequency_penalty = 2.0f,
+                                           .seed = UINT64_MAX,
+                                           .n_logprobs = SEQUENCE_MAX_LOGPROBS,
+                                           .n_logit_bias = SEQUENCE_MAX_LOGIT_BIAS};
+    for (int i = 0; i < SEQUENCE_MAX_LOGIT_BIAS; i++) {
+        o->sampling.bias_ids[i] = i;
+        o->sampling.biases[i] = i % 2 ? -100.0f : 100.0f;
+    }
+    round_trip(&m, &out);
+    assert_memory_equal(&m.open, &out.open, sizeof m.open);
+}
+
+static void test_control_open_refuses(void **state)
+{
+    (void)state;
+    struct control_message m;
+    m = make_open(), m.open.exit_mode = (enum exit_mode)2;
+    refused(&m, "open.exit_mode is 2; allowed is 0..1");
+    m = make_open(), m.open.prefill = (enum prefill_policy)77;
+    refused(&m, "open.prefill is 77");
+    m = make_open(), m.open.sequence = 0;
+    refused(&m, "sequence is 0");
+    m = make_open(), m.open.exit_threshold = NAN;
+    refused(&m, "exit_threshold is nan");
+    m = make_open(), m.open.sampling.temperature = NAN;
+    refused(&m, "temperature is nan");
+    m = make_open(), m.open.sampling.top_p = 0.0f;
+    refused(&m, "top_p is 0");
+    m = make_open(), m.open.sampling.top_k = -1;
+    refused(&m, "top_k is -1");
+    m = make_open(), m.open.sampling.n_logprobs = -1;
+    refused(&m, "n_logprobs is 4294967295");
+    m = make_open(), m.open.max_loops = 9;
+    refused(&m, "max_loops is 9");
+    m = make_open(), m.open.n_stop_ids = 1, m.open.stop_ids[0] = -5;
+    refused(&m, "stop_ids[0] is -5");
+    m = make_open(), m.open.n_force_exits = 1, m.open.force_exits[0] = INFINITY;
+    refused(&m, "force_exits is inf");
+    m = make_open(), m.open.sampling.n_logit_bias = 1, m.open.sampling.biases[0] = NAN;
+    refused(&m, "logit_bias is nan");
+}
+
+/* Appends raw fields to the body of an encoded open: protobuf concatenates repeated fields. The
+ * body's two-byte length is rewritten. */
+static void open_with(const unsigned char *extra, size_t n, const char *what)
+{
+    struct control_message m = make_open(), out;
+    m.open.sampling.n_logit_bias = SEQUENCE_MAX_LOGIT_BIAS; /* makes the length two bytes */
+    size_t len;
+    unsigned char *bytes = encode(&m, &len);
+    unsigned char *longer = malloc(len + n);
+    assert_non_null(longer);
+    memcpy(longer, bytes, len);
+    memcpy(longer + len, extra, n);
+    size_t body = len - 8 - 3 + n;
+    longer[9] = (unsigned char)(body & 0x7f) | 0x80;
+    longer[10] = (unsigned char)(body >> 7);
+    struct err err = {0};
+    assert_int_equal(control_decode(longer, len + n, &out, &err), STATUS_CORRUPT);
+    if (strstr(err.message, what) == NULL)
+        fail_msg("\"%s\" does not name \"%s\"", err.message, what);
+    free(bytes);
+    free(longer);
+}
+
+static void test_control_open_refuses_too_many(void **state)
+{
+    (void)state;
+    unsigned char stop[2 + 33] = {11 << 3 | 2, 33};
+    open_with(stop, sizeof stop, "open.stop_ids has 33 entries; at most 32 fit");
+    unsigned char exits[3 + 36] = {((23 << 3 | 2) & 0x7f) | 0x80, 23 << 3 >> 7, 36};
+    open_with(exits, sizeof exits, "open.force_exits has 9 entries; at most 8 fit");
+    /* one more bias: field 21 again merges into the message there is */
+    unsigned char bias[3 + 3 + 6] = {
+        ((21 << 3 | 2) & 0x7f) | 0x80, 21 << 3 >> 7, 9, 1 << 3 | 2, 1, 0, 2 << 3 | 2, 4};
+    open_with(bias, sizeof bias, "open.logit_bias has 301 entries; at most 300 fit");
+    unsigned char uneven[3 + 3] = {
+        ((21 << 3 | 2) & 0x7f) | 0x80, 21 << 3 >> 7, 3, 1 << 3 | 2, 1, 0};
+    open_with(uneven, sizeof uneven, "open.logit_bias has 301 ids and 300 values");
+}
+
+static void test_control_sequence_kinds(void **state)
+{
+    (void)state;
+    struct control_message m = {.kind = CONTROL_OPENED}, out;
+    m.sequence = (struct control_sequence){UINT64_MAX, STATUS_NO_MEMORY, "no blocks"};
+    round_trip(&m, &out);
+    assert_memory_equal(&m.sequence, &out.sequence, sizeof m.sequence);
+    m.sequence.failure = (enum status)STATUS_COUNT;
+    refused(&m, "opened.failure");
+    m.sequence.sequence = 0;
+    refused(&m, "opened.sequence");
+
+    m.kind = CONTROL_FAILED;
+    m.sequence = (struct control_sequence){1, STATUS_INTERNAL, "logits are NaN"};
+    round_trip(&m, &out);
+    assert_memory_equal(&m.sequence, &out.sequence, sizeof m.sequence);
+    m.sequence.failure = STATUS_OK;
+    refused(&m, "failed.failure is 0");
+
+    m.sequence = (struct control_sequence){.sequence = UINT64_MAX};
+    m.kind = CONTROL_CLOSE;
+    round_trip(&m, &out);
+    assert_memory_equal(&m.sequence, &out.sequence, sizeof m.sequence);
+    m.kind = CONTROL_CLOSED;
+    round_trip(&m, &out);
+    assert_memory_equal(&m.sequence, &out.sequence, sizeof m.sequence);
+    m.sequence.sequence = 0;
+    refused(&m, "closed.sequence");
+    m.kind = CONTROL_CLOSE;
+    refused(&m, "close.sequence");
+}
+
+static void test_control_shutdown_and_goodbye(void **state)
+{
+    (void)state;
+    struct control_message m = {.kind = CONTROL_SHUTDOWN}, out;
+    m.shutdown.failure = STATUS_CANCELLED;
+    strcpy(m.shutdown.message, "SIGINT");
+    round_trip(&m, &out);
+    assert_memory_equal(&m.shutdown, &out.shutdown, sizeof m.shutdown);
+    m.shutdown.failure = (enum status)1000;
+    refused(&m, "shutdown.failure is 1000");
+    m = (struct control_message){.kind = CONTROL_GOODBYE};
+    round_trip(&m, &out);
+    assert_int_equal(out.goodbye_rank, 0);
+    m.goodbye_rank = UINT32_MAX;
+    round_trip(&m, &out);
+    assert_int_equal(out.goodbye_rank, UINT32_MAX);
+}
+
+static void test_control_stats(void **state)
+{
+    (void)state;
+    struct control_message m = {.kind = CONTROL_STATS_REQUEST}, out;
+    m.stats.tag = UINT64_MAX;
+    m.stats.reset = true;
+    round_trip(&m, &out);
+    assert_memory_equal(&m.stats, &out.stats, sizeof m.stats);
+
+    m = (struct control_message){.kind = CONTROL_STATS};
+    /* Every field a value of its own, so that a swap is seen. */
+    m.stats = (struct control_stats){.tag = UINT64_MAX,
+                                     .kv_blocks_used = 1,
+                                     .kv_blocks_total = UINT32_MAX,
+                                     .parked_rows = 2,
+                                     .row_slots_used = 3,
+                                     .row_slots_total = 4,
+                                     .n_sequences = 5,
+                                     .n_batches = UINT64_MAX - 1,
+                                     .n_rows = 6,
+                                     .n_heads = 7,
+                                     .n_messages_sent = 8,
+                                     .n_bytes_sent = 9,
+                                     .busy_ns = 10,
+                                     .idle_starved_ns = 11,
+                                     .idle_waiting_ns = 12,
+                                     .n_stale_frames = 13,
+                                     .batch_ns = 14,
+                                     .row_ns = 15,
+                                     .n_parked_total = 16,
+                                     .n_revived_total = 17,
+                                     .elapsed_ns = 18,
+                                     .rows_by_loop = {1, 0, 3, 0, 5, 0, 0, UINT64_MAX}};
+    round_trip(&m, &out);
+    assert_memory_equal(&m.stats, &out.stats, sizeof m.stats);
+}
+
+static void test_control_tokens(void **state)
+{
+    (void)state;
+    enum { N = 300 };
+    static struct control_token items[N];
+    for (int i = 0; i < N; i++) {
+        items[i] = (struct control_token){.sequence = UINT64_MAX - (uint64_t)i,
+                                          .position = UINT32_MAX - (uint32_t)i,
+                                          .id = i ? INT32_MAX - i : 0,
+                                          .exit_loop = 1 + (uint32_t)i % SEQUENCE_MAX_LOOPS,
+                                          .cdf = i % 2 ? 1.0f : 0.0f,
+                                          .logprob = i % 3 ? -0.5f * (float)i : -INFINITY,
+                                          .is_last = i % 5 == 0,
+                                          .n_top = (uint32_t)i % (SEQUENCE_MAX_LOGPROBS + 1)};
+        for (uint32_t k = 0; k < items[i].n_top; k++) {
+            items[i].top_ids[k] = INT32_MAX - (int32_t)k;
+            items[i].top_logprobs[k] = k == 3 ? -INFINITY : -(float)k;
+        }
+    }
+    struct control_message m = {.kind = CONTROL_TOKENS}, out;
+    round_trip(&m, &out);
+    assert_int_equal(out.tokens.n, 0);
+    control_clear(&out);
+    m.tokens.n = N;
+    m.tokens.items = items;
+    round_trip(&m, &out);
+    assert_int_equal(out.tokens.n, N);
+    assert_memory_equal(out.tokens.items, items, sizeof items);
+    control_clear(&out);
+    assert_null(out.tokens.items);
+}
+
+static void test_control_tokens_refuse(void **state)
+{
+    (void)state;
+    const struct control_token good = {
+        .sequence = 1, .id = 1, .exit_loop = 1, .n_top = 2, .top_ids = {1, 2}};
+    struct control_token items[2] = {good, good};
+    struct control_message m = {.kind = CONTROL_TOKENS}, out;
+    m.tokens.n = 2;
+    m.tokens.items = items;
+    round_trip(&m, &out);
+    control_clear(&out);
+    items[1].sequence = 0;
+    refused(&m, "tokens[1] of 2: sequence is 0");
+    items[1] = good, items[1].exit_loop = 0;
+    refused(&m, "exit_loop is 0");
+    items[1] = good, items[1].exit_loop = 9;
+    refused(&m, "exit_loop is 9");
+    items[1] = good, items[1].cdf = NAN;
+    refused(&m, "cdf is nan");
+    items[1] = good, items[1].cdf = 1.5f;
+    refused(&m, "cdf is 1.5");
+    items[1] = good, items[1].logprob = NAN;
+    refused(&m, "logprob is nan");
+    items[1] = good, items[1].logprob = 1.0f;
+    refused(&m, "logprob is 1");
+    items[1] = good, items[1].id = -1;
+    refused(&m, "id is -1");
+    items[1] = good, items[1].top_ids[1] = -7;
+    refused(&m, "top_ids is -7");
+    items[1] = good, items[1].top_logprobs[0] = NAN;
+    refused(&m, "top_logprobs is nan");
+}
+
+static void test_control_observations(void **state)
+{
+    (void)state;
+    enum { N = 40, TOP = 500 };
+    static int32_t ids[N][TOP];
+    static float logits[N][TOP];
+    static struct control_observation rows[N];
+    for (int i = 0; i < N; i++) {
+        for (int k = 0; k < TOP; k++) {
+            ids[i][k] = k * 100 + i;
+            logits[i][k] = k == 0 ? -0.0f : (float)(i - k) * 1e-3f;
+        }
+        rows[i] = (struct control_observation){.sequence = UINT64_MAX,
+                                               .position = UINT32_MAX - (uint32_t)i,
+                                               .loop = 1 + (uint32_t)i % SEQUENCE_MAX_LOOPS,
+                                               .lambda = (float)i / N,
+                                               .n_top = i ? (uint32_t)(TOP * i / N) : 0,
+                                               .top_ids = ids[i],
+                                               .top_logits = logits[i]};
+    }
+    struct control_message m = {.kind = CONTROL_OBSERVATIONS}, out;
+    m.observations.n = N;
+    m.observations.items = rows;
+    round_trip(&m, &out);
+    assert_int_equal(out.observations.n, N);
+    for (int i = 0; i < N; i++) {
+        const struct control_observation *o = &out.observations.items[i];
+        assert_int_equal(o->sequence, rows[i].sequence);
+        assert_int_equal(o->position, rows[i].position);
+        assert_int_equal(o->loop, rows[i].loop);
+        assert_memory_equal(&o->lambda, &rows[i].lambda, 4);
+        assert_int_equal(o->n_top, rows[i].n_top);
+        if (o->n_top > 0) {
+            assert_memory_equal(o->top_ids, ids[i], o->n_top * 4);
+            assert_memory_equal(o->top_logits, logits[i], o->n_top * 4);
+        }
+    }
+    control_clear(&out);
+    rows[7].lambda = NAN;
+    refused(&m, "observations[7] of 40: lambda is nan");
+    rows[7].lambda = 0.5f, rows[7].loop = 0;
+    refused(&m, "loop is 0");
+    rows[7].loop = 1, logits[7][1] = NAN;
+    refused(&m, "top_logits is nan");
+}
+
+static enum status decode_raw(const char *body, size_t n, struct err *err)
+{
+    unsigned char bytes[256];
+    struct control_message m = {.kind = CONTROL_GOODBYE}, out;
+    control_encode(&m, bytes, sizeof bytes);
+    memcpy(bytes + 8, body, n);
+    return control_decode(bytes, 8 + n, &out, err);
+}
+
+static void test_control_refuses_unknown(void **state)
+{
+    (void)state;
+    struct err err = {0};
+    assert_int_equal(decode_raw("", 0, &err), STATUS_CORRUPT); /* no kind at all */
+    assert_non_null(strstr(err.message, "no known kind"));
+    assert_int_equal(decode_raw("\x7a\x00", 2, &err), STATUS_CORRUPT); /* field 15: no such kind */
+    assert_non_null(strstr(err.message, "unknown fields (first: 15)"));
+    assert_int_equal(decode_raw("\x72\x00\x7a\x00", 4, &err), STATUS_CORRUPT);
+    assert_int_equal(decode_raw("\x72\x00", 2, &err), STATUS_OK);          /* goodbye */
+    assert_int_equal(decode_raw("\x72\x05\x08", 3, &err), STATUS_CORRUPT); /* length too long */
+    assert_non_null(strstr(err.message, "does not parse"));
+}
+
+static void test_control_refuses_other_heads(void **state)
+{
+    (void)state;
+    struct control_message m = {.kind = CONTROL_GOODBYE}, out;
+    size_t len;
+    unsigned char *bytes = encode(&m, &len);
+    struct err err = {0};
+    for (size_t i = 0; i < 8; i++) {
+        bytes[i] ^= 0x40;
+        assert_int_equal(control_decode(bytes, len, &out, &err), STATUS_CORRUPT);
+        bytes[i] ^= 0x40;
+    }
+    bytes[6] = MESSAGE_BUNDLE;
+    assert_int_equal(control_decode(bytes, len, &out, &err), STATUS_CORRUPT);
+    assert_non_null(strstr(err.message, "where control (2) was expected"));
+    free(bytes);
+}
+
+/* Two bytes on the wire make a struct of a hundred: millions of empty items must not be unpacked.
+ */
+static void test_control_refuses_a_flood_of_empty_items(void **state)
+{
+    (void)state;
+    enum { N = 1 << 20 };
+    size_t body = 2 * (size_t)N;
+    unsigned char *bytes = malloc(8 + 1 + 4 + body);
+    assert_non_null(bytes);
+    struct control_message m = {.kind = CONTROL_TOKENS}, out;
+    control_encode(&m, bytes, 10);
+    unsigned char *at = bytes + 9;
+    size_t v = body;
+    for (; v >= 0x80; v >>= 7)
+        *at++ = (unsigned char)(v | 0x80);
+    *at++ = (unsigned char)v;
+    for (int i = 0; i < N; i++) {
+        *at++ = 0x0a;
+        *at++ = 0;
+    }
+    struct err err = {0};
+    assert_int_equal(control_decode(bytes, (size_t)(at - bytes), &out, &err), STATUS_CORRUPT);
+    assert_non_null(strstr(err.message, "does not parse"));
+    size_t too_long = ((size_t)64 << 20) + 1;
+    assert_int_equal(control_decode(bytes, too_long, &out, &err), STATUS_CORRUPT);
+    assert_non_null(strstr(err.message, "67108865 bytes"));
+    free(bytes);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_control_hello),
+        cmocka_unit_test(test_control_names_are_clean),
+        cmocka_unit_test(test_control_texts_are_cleaned),
+        cmocka_unit_test(test_control_long_text_is_cut),
+        cmocka_unit_test(test_control_welcome_and_ready),
+        cmocka_unit_test(test_control_open_extremes),
+        cmocka_unit_test(test_control_open_refuses),
+        cmocka_unit_test(test_control_open_refuses_too_many),
+        cmocka_unit_test(test_control_sequence_kinds),
+        cmocka_unit_test(test_control_shutdown_and_goodbye),
+        cmocka_unit_test(test_control_stats),
+        cmocka_unit_test(test_control_tokens),
+        cmocka_unit_test(test_control_tokens_refuse),
+        cmocka_unit_test(test_control_observations),
+        cmocka_unit_test(test_control_refuses_unknown),
+        cmocka_unit_test(test_control_refuses_other_heads),
+        cmocka_unit_test(test_control_refuses_a_flood_of_empty_items),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

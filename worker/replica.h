@@ -1,0 +1,67 @@
+/* One replica of the model on one backend: the shared block composed once over the kernel interface, its KV pool, its row store, gate,
+ * head and sampler.
+ *
+ * Two threads use it: replica_run belongs to the compute thread; replica_write_rows and replica_read_rows to the driver, on slots that are not
+ * in the running batch. */
+#ifndef WORKER_REPLICA_H
+#define WORKER_REPLICA_H
+
+#include "model/checkpoint.h"
+#include "proto/status.h"
+#include "worker/batch.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct replica_config {
+    const char *backend;   /* kernels_create's name */
+    const char *isa;       /* NULL = auto */
+    int n_threads;         /* 0 = all cores */
+    bool may_spin;
+    enum dtype kv_dtype;   /* F32 or BF16 */
+    uint64_t kv_bytes;     /* for KV pool and row store together */
+    uint32_t block_size;   /* positions */
+    uint32_t max_batch_rows;
+    uint32_t max_sequences; /* at most that many segments per (loop): bounds the batch's segments */
+};
+
+struct replica_geometry {
+    uint32_t n_blocks, block_size;
+    uint32_t n_slots;
+    uint64_t kv_bytes, row_bytes; /* really reserved */
+    uint64_t workspace_bytes;
+};
+
+struct replica;
+
+/* How many blocks and slots kv_bytes gives: one slot per position of every block, because every position of an open sequence has at most one
+ * hidden state here. Pure; used by the coordinator's checks, too. STATUS_NO_MEMORY when not even one block fits. */
+enum status replica_plan(const struct model_config *model, const struct replica_config *config,
+                         struct replica_geometry *out, struct err *err);
+
+/* The checkpoint stays open while the replica lives. */
+enum status replica_create(const struct checkpoint *checkpoint, const struct replica_config *config,
+                           struct replica **out, struct err *err);
+void replica_destroy(struct replica *r); /* NULL is fine */
+const struct replica_geometry *replica_get_geometry(const struct replica *r);
+const char *replica_isa(const struct replica *r);
+int replica_threads(const struct replica *r);
+
+/* Rows of d floats between messages (host bytes, any alignment) and slots. */
+enum status replica_write_rows(struct replica *r, const int32_t *slots, uint32_t n,
+                               const void *rows, struct err *err);
+enum status replica_read_rows(struct replica *r, const int32_t *slots, uint32_t n, void *rows,
+                              struct err *err);
+
+/* Runs one batch: load rows, the block once, final norm, store rows, gate on live rows (all rows where observed), exit rule,
+ * head and sampler on exits, observations. result->outcomes has room for batch->n_segments. A non-finite lambda or logit fails its own
+ * sequence through outcome.failure, never the batch. An error return means the backend is lost. */
+enum status replica_run(struct replica *r, const struct batch *batch, struct batch_result *result,
+                        struct err *err);
+
+/* a and b of `a + b * rows`: from one layer at 1 row and at 32 rows, times the layers; well under a second on any model. */
+enum status replica_calibrate(struct replica *r, uint64_t *batch_ns, uint64_t *row_ns,
+                              struct err *err);
+
+#endif

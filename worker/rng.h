@@ -1,0 +1,13 @@
+/* Counter-based random numbers: a value is a function of (seed, position, stream) and nothing else,
+ * so a replay, another worker or another batch draws the same. */
+#ifndef WORKER_RNG_H
+#define WORKER_RNG_H
+
+#include <stdint.h>
+
+enum rng_stream { RNG_SAMPLE = 1, RNG_FORCED_EXIT = 2 };
+
+/* Uniform in [0, 1), 53 bits. */
+double rng_uniform(uint64_t seed, uint32_t position, enum rng_stream stream);
+
+#endif
