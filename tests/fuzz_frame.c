@@ -20,7 +20,7 @@ static void read_all(const uint8_t *data, size_t size)
         return;
     struct frame f;
     bool has_frame;
-    volatile uint64_t sum = 0;
+    uint64_t sum = 0;
     size_t seen = bundle_header_bytes();
     for (;;) {
         if (bundle_next(&r, &f, &has_frame, &err) != STATUS_OK)
@@ -40,8 +40,8 @@ static void read_all(const uint8_t *data, size_t size)
             sum += ((const uint8_t *)f.rows)[i];
         seen += frame_bytes(f.loop, f.n_rows, LIMITS.d_model);
     }
-    /* A bundle that was read to its end was read completely. */
-    if (seen != size)
+    /* A bundle that was read to its end was read completely. The sum keeps the reads alive. */
+    if (seen != size || sum > (uint64_t)size * 255)
         abort();
 }
 
