@@ -13,18 +13,21 @@
 
 struct chat_message {
     const char *role;    /* "system", "user", "assistant"; anything else is STATUS_INVALID */
-    const char *content; /* UTF-8 */
+    const char *content; /* UTF-8; may be NULL when empty */
     size_t content_bytes;
 };
 
-/* STATUS_UNSUPPORTED when the tokenizer has no <|im_start|> and <|im_end|>. When there is no system message the template's default
- * (none) applies. *ids is malloc'd, the caller frees. */
+/* *ids is malloc'd, the caller frees. Without a system message none is added. STATUS_UNSUPPORTED
+ * when
+ * <|im_start|> or <|im_end|> is not a special token of the tokenizer; STATUS_INVALID for an unknown
+ * role or no message at all; STATUS_NO_MEMORY. */
 enum status chat_encode(const struct tokenizer *tokenizer, const struct chat_message *messages,
                         size_t n_messages, bool enable_thinking, int32_t **ids, size_t *n_ids,
                         struct err *err);
 
-/* The default stop ids: the eos ids of config.json, and 2 where token 2 is <|im_end|>. Writes at most
- * cap ids, returns how many. */
+/* The default stop ids: the eos ids of config.json, and that of the special token <|im_end|> (2 in
+ * the published vocabulary, whose config names only 0). tokenizer may be NULL. Writes at most cap
+ * ids, returns how many. */
 struct model_config;
 size_t chat_default_stop_ids(const struct tokenizer *tokenizer, const struct model_config *config,
                              int32_t *ids, size_t cap);
