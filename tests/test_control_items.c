@@ -93,6 +93,9 @@ static void test_control_observations(void **state)
                                                .top_logits = logits[i]};
     }
     struct control_message m = {.kind = CONTROL_OBSERVATIONS}, out;
+    round_trip(&m, &out);
+    assert_int_equal(out.observations.n, 0);
+    control_clear(&out);
     m.observations.n = N;
     m.observations.items = rows;
     round_trip(&m, &out);

@@ -295,17 +295,17 @@ static void test_frame_rows_are_limited_even_where_products_wrap(void **state)
     (void)state;
     unsigned char b[32 + 64 + 4];
     struct bundle_writer w;
-    bundle_begin(&w, b, sizeof b, 0x40000000u, 0); /* a row takes 2^32 + 4 bytes */
+    bundle_begin(&w, b, sizeof b, 0x7fffffffu, 0); /* a row takes 2^33 bytes */
     void *ids, *rows;
     struct frame f = {.sequence = 1, .loop = 1, .n_rows = 1, .survival = 1.0f};
     assert_int_equal(bundle_add(&w, &f, &ids, &rows, NULL), STATUS_OK);
     memset(ids, 0, 4);
     bundle_end(&w);
     wire_store_u32(b + 32 + 4, 2);
-    wire_store_u32(b + 32 + 20, 0xffffffffu);
-    wire_store_u64(b + 32 + 40, 0xffffffffull * (4 + 0x100000000ull)); /* wraps */
+    wire_store_u32(b + 32 + 20, 0x80000000u);
+    wire_store_u64(b + 32 + 40, 0); /* 2^31 rows of them: 2^64 */
     repair_check(b + 32, 64);
-    const struct frame_limits wide = {0x40000000u, 4, UINT32_MAX, 10};
+    const struct frame_limits wide = {0x7fffffffu, 4, UINT32_MAX, 10};
     struct bundle_reader r;
     bool has_frame;
     struct err err = {0};
