@@ -170,6 +170,7 @@ static enum status session_join_job(struct session *s, bool *was_worker, int *ex
                        "started as 1 rank; a coordinator and W workers are W + 1 ranks: use "
                        "mpirun -n W+1 with at least 2");
     s->n_workers = s->transport->n_ranks - 1;
+    *was_worker = s->transport->rank > 0;
     if (s->options.ring_size > 0 && s->n_workers % s->options.ring_size != 0)
         return err_set(err, STATUS_INVALID, "--ring-size %d does not divide %d workers",
                        s->options.ring_size, s->n_workers);
@@ -194,6 +195,11 @@ enum status session_open(const struct session_options *options, char **argv, str
     enum status status = session_find_model(s, err);
     if (status == STATUS_OK && is_rank)
         status = session_join_job(s, &was_worker, exit_code, err);
+    if (was_worker && status != STATUS_OK) {
+        /* Rank 0 fails in the same way and says so once for all. */
+        *exit_code = 1;
+        status = STATUS_OK;
+    }
     if (status != STATUS_OK || was_worker)
         goto out;
     if (!is_rank && options->ring_size > 0 && options->n_workers % options->ring_size != 0) {
@@ -224,12 +230,28 @@ out:
     return status;
 }
 
+/* Without a coordinator nobody else tells the worker threads that there will be no work. */
+static void session_dismiss_threads(struct session *s)
+{
+    struct control_message m = {.kind = CONTROL_SHUTDOWN};
+    for (int i = 0; s->threads != NULL && i < s->n_workers; i++) {
+        struct transport_message *message;
+        if (!s->threads[i].is_started ||
+            transport_acquire(s->transport, control_size(&m), &message, NULL) != STATUS_OK)
+            continue;
+        message->len_bytes = control_encode(&m, message->bytes, message->cap_bytes);
+        transport_post(s->transport, i + 1, message, NULL);
+    }
+}
+
 void session_close(struct session *s)
 {
     if (s == NULL)
         return;
     if (s->coordinator != NULL)
         coordinator_shutdown(s->coordinator);
+    else
+        session_dismiss_threads(s);
     coordinator_destroy(s->coordinator);
     for (int i = 0; s->threads != NULL && i < s->n_workers; i++)
         if (s->threads[i].is_started)

@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <string.h>
+#include <sys/stat.h>
 
 void session_options_init(struct session_options *o)
 {
@@ -57,7 +58,29 @@ struct option_group session_options_group(struct session_options *o, struct opti
          "skip the check of all weights for NaN at start", NULL},
     };
     enum { N = sizeof table / sizeof table[0] };
-    static_assert(N <= SESSION_N_SPECS, "callers lend SESSION_N_SPECS");
+    static_assert((int)N <= (int)SESSION_N_SPECS, "callers lend SESSION_N_SPECS");
     memcpy(specs, table, sizeof table);
     return (struct option_group){specs, N};
+}
+
+enum status session_split_arguments(const struct options_result *args, bool has_ids,
+                                    const char **model, const char **prompt, struct err *err)
+{
+    int n = args->n_positionals, at = 0;
+    struct stat st;
+    *model = *prompt = NULL;
+    bool is_first_model = n >= 2 || has_ids ||
+                          (n == 1 && stat(args->positionals[0], &st) == 0 && S_ISDIR(st.st_mode));
+    if (n > 0 && is_first_model)
+        *model = args->positionals[at++];
+    if (at < n && !has_ids)
+        *prompt = args->positionals[at++];
+    if (at < n)
+        return err_set(err, STATUS_INVALID,
+                       "unexpected argument '%s'; quote a prompt that has spaces",
+                       args->positionals[at]);
+    if (*prompt == NULL && !has_ids)
+        return err_set(err, STATUS_INVALID,
+                       "no prompt; give PROMPT, - for standard input, or --ids 1,2,3");
+    return STATUS_OK;
 }
