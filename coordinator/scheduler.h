@@ -35,6 +35,9 @@ enum finish_reason {
     FINISH_ERROR
 };
 
+/* "stop", "length", "cancelled", "error"; "none". */
+const char *finish_reason_name(enum finish_reason reason);
+
 enum scheduler_event_kind {
     SCHEDULER_SUBMIT = 1, /* request, params (sequence and ring_offset are set by the scheduler) */
     SCHEDULER_OPENED,     /* worker, sequence, failure, message */
