@@ -18,8 +18,11 @@ struct exit_state {
 
 /* Advances *state over `loop` (1-based) with this loop's lambda and says whether the row at `position` exits here.
  * T is params->max_loops. Mode full, and q >= 1, exit at T only. With n_force_exits > 0 the loop is drawn from that
- * distribution, keyed by (seed, position), instead of compared with q. */
+ * distribution, keyed by (seed, position), whatever mode, q and min_loops say; T still bounds it. */
 bool exit_rule_step(const struct sequence_params *params, uint32_t loop, uint32_t position,
                     float lambda, struct exit_state *state);
+
+/* False when the row at `position` certainly does not exit at `loop`, whatever its gate says. */
+bool exit_rule_may_exit(const struct sequence_params *params, uint32_t loop, uint32_t position);
 
 #endif
