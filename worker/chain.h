@@ -1,7 +1,7 @@
 /* Chains of numbered items over one array: a free list and any number of ordered chains, no heap.
  *
- * The worker keeps two such pools: KV blocks (a chain is the blocks of one sequence and loop) and row
- * slots (a chain is a range of positions in order). An item is free, in one chain, or detached
+ * The worker keeps two such pools: KV blocks (a chain is the blocks of one sequence and loop) and
+ * row slots (a chain is a range of positions in order). An item is free, in one chain, or detached
  * (taken out of its chain and held by the caller, as the rows of a running batch are). */
 #ifndef WORKER_CHAIN_H
 #define WORKER_CHAIN_H

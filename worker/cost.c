@@ -1,15 +1,16 @@
 /* Fits `batch time = a + b * rows` to the recent batches by least squares with forgetting. */
 #include "worker/cost.h"
 
-/* A batch's weight halves after about 90 more: follows a machine that gets busy within a second, and one odd
- * batch moves the estimate by about a percent. */
+/* A batch's weight halves after about 90 more: follows a machine that gets busy within a second,
+ * and one odd batch moves the estimate by about a percent. */
 static const double COST_KEEP = 1.0 - 1.0 / 128.0;
 /* The calibration counts as this many batches of each of its two sizes. */
 static const double COST_START_WEIGHT = 4.0;
 /* The sizes the calibration stands for. */
 static const double COST_START_FEW = 1.0, COST_START_MANY = 32.0;
 /* A batch that took longer than this many times the estimate was held up by something else (a page
- * fault, another process); it counts as that long. A machine that really got slower is still followed, in steps. */
+ * fault, another process); it counts as that long. A machine that really got slower is still
+ * followed, in steps. */
 static const double COST_OUTLIER = 8.0;
 /* Below this share of spread the batches were all of one size, and say nothing about b. */
 static const double COST_MIN_SPREAD = 1e-4;

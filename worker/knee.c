@@ -26,7 +26,8 @@ bool knee_should_start(const struct knee_input *in, uint64_t *again_ns)
     assert(in->n_ready > 0);
     if (in->batching == BATCHING_GREEDY || in->n_busy_mates == 0 || in->n_ready >= in->max_rows)
         return true;
-    /* At a/b rows the arithmetic takes as long as reading the weights: waiting gains nothing more. */
+    /* At a/b rows the arithmetic takes as long as reading the weights: waiting gains nothing more.
+     */
     if (in->batching == BATCHING_KNEE &&
         saturating_cost(in->n_ready, in->row_ns, 0) >= in->batch_ns)
         return true;

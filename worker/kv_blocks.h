@@ -21,7 +21,8 @@ void kv_blocks_init(struct kv_blocks *kv, uint32_t *next, int32_t *ids, uint32_t
                     uint32_t block_size);
 /* Blocks that n_positions need. */
 uint32_t kv_blocks_needed(uint32_t n_positions, uint32_t block_size);
-/* Takes blocks until the chain covers positions [0, n_positions); false and no change when the pool has too few. */
+/* Takes blocks until the chain covers positions [0, n_positions); false and no change when the pool
+ * has too few. */
 bool kv_blocks_cover(struct kv_blocks *kv, struct chain *chain, uint32_t n_positions);
 /* Writes the first n_blocks of the chain to table[0 .. n_blocks). */
 void kv_blocks_list(const struct kv_blocks *kv, const struct chain *chain, uint32_t n_blocks,

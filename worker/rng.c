@@ -1,7 +1,8 @@
-/* Draws numbers that depend on (seed, position, stream) only: Philox4x32-10, a counter-based generator.
+/* Draws numbers that depend on (seed, position, stream) only: Philox4x32-10, a counter-based
+ * generator.
  *
- * J. Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011. The seed is the key, the
- * counter is (position, stream, 0, 0). */
+ * J. Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011. The seed is the key,
+ * the counter is (position, stream, 0, 0). */
 #include "worker/rng.h"
 
 /* The paper's multipliers and the steps of the key (golden ratio, sqrt(3) - 1). */
