@@ -49,6 +49,7 @@ enum scheduler_event_kind {
 };
 struct scheduler_event {
     enum scheduler_event_kind kind;
+    uint64_t now_ns;  /* any clock that does not go back; only scheduler_find_overdue looks at it */
     uint64_t request; /* the caller's handle, never 0, unique among unfinished requests */
     const struct sequence_params *params;
     uint32_t worker;  /* 0-based */
@@ -96,5 +97,11 @@ struct scheduler_load {
 void scheduler_get_load(const struct scheduler *s, struct scheduler_load *out);
 /* Blocks reserved on a worker now; back to 0 when everything is closed. */
 uint32_t scheduler_blocks_reserved(const struct scheduler *s, uint32_t worker);
+/* Is the sequence still open on some worker (opening, running or closing)? *request (may be NULL) is whose it is, also after
+ * that request's END. */
+bool scheduler_find_sequence(const struct scheduler *s, uint64_t sequence, uint64_t *request);
+/* True when a worker has owed an OPENED or a CLOSED since before_ns or longer: who, and for which sequence. */
+bool scheduler_find_overdue(const struct scheduler *s, uint64_t before_ns, uint32_t *worker,
+                            uint64_t *sequence);
 
 #endif
