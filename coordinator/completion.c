@@ -1,4 +1,5 @@
-/* Cuts a stream of tokens into text that is certain, text held back, and the end at a stop string. */
+/* Cuts a stream of tokens into text that is certain, text held back, and the end at a stop string.
+ */
 #include "coordinator/completion.h"
 
 #include <string.h>
@@ -26,8 +27,9 @@ enum status completion_init(struct completion *c, const struct tokenizer *tokeni
         return err_set(err, STATUS_INVALID, "%u stop strings; at most %d are allowed", n_stops,
                        COMPLETION_MAX_STOPS);
     if (n_stops > 0 && tokenizer == NULL)
-        return err_set(err, STATUS_UNSUPPORTED,
-                       "stop strings need text, and this model has no tokenizer.json: use stop ids");
+        return err_set(
+            err, STATUS_UNSUPPORTED,
+            "stop strings need text, and this model has no tokenizer.json: use stop ids");
     for (uint32_t i = 0; i < n_stops; i++) {
         size_t n = strnlen(stops[i], COMPLETION_MAX_STOP_BYTES + 1);
         if (n == 0 || n > COMPLETION_MAX_STOP_BYTES)
@@ -50,7 +52,8 @@ enum status completion_init(struct completion *c, const struct tokenizer *tokeni
     return STATUS_OK;
 }
 
-/* The first end in (from, n] of any stop string in text; *length is the longest that ends there. 0 when there is none. */
+/* The first end in (from, n] of any stop string in text; *length is the longest that ends there. 0
+ * when there is none. */
 static size_t find_stop(const struct completion *c, const char *text, size_t from, size_t n,
                         size_t *length)
 {
@@ -82,8 +85,8 @@ static size_t held_bytes(const struct completion *c, const char *text, size_t n)
     return most;
 }
 
-/* out[0, n) is what was held and what has come, the first n_old of it known to complete no stop string. Cuts at a stop, else holds
- * back; returns what is certain. */
+/* out[0, n) is what was held and what has come, the first n_old of it known to complete no stop
+ * string. Cuts at a stop, else holds back; returns what is certain. */
 static size_t settle(struct completion *c, char *out, size_t n_old, size_t n)
 {
     size_t stop_bytes = 0;

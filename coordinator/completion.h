@@ -1,8 +1,9 @@
 /* The text of one request: tokens in, text that is certain out.
  *
- * A stop string ends the text at the first place of the detokenized stream where any of them is complete (of several that are
- * complete at the same place the longest counts), wherever the token boundaries lie: the outcome depends on the text
- * alone. Text is held back while it may still become a stop string. No heap: sizes are bounded by COMPLETION_MAX_*. */
+ * A stop string ends the text at the first place of the detokenized stream where any of them is
+ * complete (of several that are complete at the same place the longest counts), wherever the token
+ * boundaries lie: the outcome depends on the text alone. Text is held back while it may still
+ * become a stop string. No heap: sizes are bounded by COMPLETION_MAX_*. */
 #ifndef COORDINATOR_COMPLETION_H
 #define COORDINATOR_COMPLETION_H
 
@@ -27,14 +28,15 @@ struct completion {
     char held[COMPLETION_MAX_STOP_BYTES]; /* may still become a stop string */
 };
 
-/* tokenizer (borrowed while c is used) may be NULL; then there is no text and stop strings are STATUS_UNSUPPORTED. Stops are copied.
- * STATUS_INVALID: too many, empty, too long, or not UTF-8 (it could never match). */
+/* tokenizer (borrowed while c is used) may be NULL; then there is no text and stop strings are
+ * STATUS_UNSUPPORTED. Stops are copied. STATUS_INVALID: too many, empty, too long, or not UTF-8 (it
+ * could never match). */
 enum status completion_init(struct completion *c, const struct tokenizer *tokenizer,
                             bool keep_special, bool include_stop, const char *const *stops,
                             uint32_t n_stops, struct err *err);
 
-/* Writes the text that became certain with this token to out (COMPLETION_TEXT_BYTES) and returns its length. After a
- * stop string (is_stopped) nothing comes any more. */
+/* Writes the text that became certain with this token to out (COMPLETION_TEXT_BYTES) and returns
+ * its length. After a stop string (is_stopped) nothing comes any more. */
 size_t completion_push(struct completion *c, int32_t id, char *out);
 
 /* The end: what was held back, half a character as U+FFFD. Same room. */

@@ -27,8 +27,9 @@ static void emit_end(struct scheduler *s, uint32_t at, struct ending how)
     a->message = how.message != NULL ? how.message : "";
 }
 
-/* Closes an open sequence on its whole ring and ends its request. CLOSE goes first: it frees memory that others wait for. A worker
- * that refused the OPEN gets one, too: closing is idempotent, and one rule for all is easier to trust. */
+/* Closes an open sequence on its whole ring and ends its request. CLOSE goes first: it frees memory
+ * that others wait for. A worker that refused the OPEN gets one, too: closing is idempotent, and
+ * one rule for all is easier to trust. */
 static void close_and_end(struct scheduler *s, uint32_t at, uint64_t now_ns, struct ending how)
 {
     struct entry *e = &s->entries[at];
@@ -122,7 +123,8 @@ static enum status on_stop(struct scheduler *s, const struct scheduler_event *ev
 
 /* ---- messages from workers ------------------------------------------------------------------ */
 
-/* *at = the open sequence a worker speaks about, SCHEDULER_NONE when it is gone and the message is late. */
+/* *at = the open sequence a worker speaks about, SCHEDULER_NONE when it is gone and the message is
+ * late. */
 static enum status find_open(const struct scheduler *s, const struct scheduler_event *event,
                              const char *what, uint32_t *at, uint32_t *index, struct err *err)
 {
@@ -156,8 +158,9 @@ static enum status on_opened(struct scheduler *s, const struct scheduler_event *
         return STATUS_OK; /* cancelled meanwhile; its CLOSED follows */
     uint8_t *acks = scheduler_acks(s, at);
     if (acks[index] != ACK_OPEN_SENT)
-        return err_set(err, STATUS_CORRUPT, "rank %u acknowledged the opening of sequence %llu twice",
-                       event->worker + 1, (unsigned long long)event->sequence);
+        return err_set(err, STATUS_CORRUPT,
+                       "rank %u acknowledged the opening of sequence %llu twice", event->worker + 1,
+                       (unsigned long long)event->sequence);
     if (event->failure != STATUS_OK) {
         close_and_end(s, at, event->now_ns,
                       (struct ending){FINISH_ERROR, event->failure, event->message});
@@ -210,7 +213,8 @@ static enum status on_token(struct scheduler *s, const struct scheduler_event *e
     a->request = e->request;
     a->sequence = token->sequence;
     a->token = token;
-    /* The worker stops by itself; counting along costs nothing and bounds what a broken one can do. */
+    /* The worker stops by itself; counting along costs nothing and bounds what a broken one can do.
+     */
     if (token->is_last || e->n_tokens == e->params.max_tokens) {
         bool is_stop = token->is_last && is_stop_id(&e->params, token->id);
         close_and_end(s, at, event->now_ns,

@@ -12,13 +12,15 @@ uint32_t scheduler_blocks_per_loop(const struct scheduler_config *config,
     return (uint32_t)((n_positions + config->block_size - 1) / config->block_size);
 }
 
-/* Only the first min(T, G) steps of a sequence meet a new worker; the rest of the ring holds nothing of it. */
+/* Only the first min(T, G) steps of a sequence meet a new worker; the rest of the ring holds
+ * nothing of it. */
 static uint32_t touched_workers(const struct scheduler *s, uint32_t max_loops)
 {
     return max_loops < s->config.ring_size ? max_loops : s->config.ring_size;
 }
 
-/* Blocks the sequence needs on ring worker `index`. In 64 bits: the product comes from a user's lengths. */
+/* Blocks the sequence needs on ring worker `index`. In 64 bits: the product comes from a user's
+ * lengths. */
 static uint64_t blocks_on(const struct scheduler *s, uint32_t offset, uint32_t max_loops,
                           uint32_t per_loop, int index)
 {
@@ -35,7 +37,8 @@ enum status scheduler_check_fits(const struct scheduler *s, const struct sequenc
     uint32_t worst = 0;
     for (uint32_t ring = 0; ring < s->n_rings; ring++) {
         for (uint32_t offset = 0; offset < size; offset++) {
-            /* The placement's worst worker decides; the placement whose worst is mildest is reported. */
+            /* The placement's worst worker decides; the placement whose worst is mildest is
+             * reported. */
             uint64_t missing = 0, missing_need = 0;
             uint32_t missing_worker = 0;
             for (uint32_t t = 1; t <= n_touched; t++) {
@@ -76,8 +79,8 @@ static bool fits_at(const struct scheduler *s, uint32_t ring, uint32_t offset,
     for (uint32_t t = 1; t <= n_touched; t++) {
         int index = ring_worker((int)size, offset, t);
         uint32_t worker = ring * size + (uint32_t)index;
-        uint64_t after = s->reserved[worker] + blocks_on(s, offset, e->params.max_loops,
-                                                         e->n_blocks_per_loop, index);
+        uint64_t after = s->reserved[worker] +
+                         blocks_on(s, offset, e->params.max_loops, e->n_blocks_per_loop, index);
         if (after > s->n_blocks[worker])
             return false;
         result = after > result ? after : result;
@@ -86,7 +89,8 @@ static bool fits_at(const struct scheduler *s, uint32_t ring, uint32_t offset,
     return true;
 }
 
-/* The offset that leaves the smallest maximum; then the one where fewest sequences start; then the lowest. */
+/* The offset that leaves the smallest maximum; then the one where fewest sequences start; then the
+ * lowest. */
 static bool choose_offset(const struct scheduler *s, uint32_t ring, const struct entry *e,
                           uint32_t *out)
 {
@@ -124,7 +128,8 @@ static uint64_t ring_reserved(const struct scheduler *s, uint32_t ring)
     return sum;
 }
 
-/* The least loaded ring (blocks, then sequences, then the lowest) among those that can take it now. */
+/* The least loaded ring (blocks, then sequences, then the lowest) among those that can take it now.
+ */
 static bool choose_place(const struct scheduler *s, const struct entry *e, uint32_t *ring_out,
                          uint32_t *offset_out)
 {
@@ -171,7 +176,8 @@ void scheduler_release(struct scheduler *s, uint32_t at)
     s->ring_open[e->ring]--;
 }
 
-/* Strictly first come, first served: a large head waits until it fits and nobody passes it, so that no request starves. */
+/* Strictly first come, first served: a large head waits until it fits and nobody passes it, so that
+ * no request starves. */
 void scheduler_admit(struct scheduler *s, uint64_t now_ns)
 {
     while (s->queue_first != SCHEDULER_NONE) {

@@ -21,14 +21,14 @@ enum ack { ACK_NONE = 0, ACK_OPEN_SENT, ACK_OPENED, ACK_CLOSE_SENT, ACK_CLOSED }
 /* A request and, once admitted, its sequence. */
 struct entry {
     enum entry_state state;
-    uint64_t request;               /* kept until the entry is free, for scheduler_find_sequence */
-    struct sequence_params params;  /* sequence = 0 while queued */
+    uint64_t request;              /* kept until the entry is free, for scheduler_find_sequence */
+    struct sequence_params params; /* sequence = 0 while queued */
     uint32_t ring;
     uint32_t n_blocks_per_loop;
-    uint32_t n_tokens;              /* delivered */
-    uint32_t n_acks;                /* workers that have answered what this state waits for */
-    uint64_t since_ns;              /* of the last transition */
-    uint32_t queue_next, queue_prev; /* also the free list, by queue_next */
+    uint32_t n_tokens;                    /* delivered */
+    uint32_t n_acks;                      /* workers that have answered what this state waits for */
+    uint64_t since_ns;                    /* of the last transition */
+    uint32_t queue_next, queue_prev;      /* also the free list, by queue_next */
     uint32_t request_next, sequence_next; /* hash chains */
 };
 
@@ -37,21 +37,21 @@ struct scheduler {
     uint32_t n_rings;
     uint32_t n_entries;
     struct entry *entries;
-    uint8_t *acks;          /* [n_entries, ring_size] enum ack */
-    uint32_t *n_blocks;     /* [n_workers] capacity */
-    uint32_t *reserved;     /* [n_workers] blocks promised to open sequences */
-    uint32_t *ring_open;    /* [n_rings] sequences opening, running, closing */
-    uint32_t *starts;       /* [n_workers] open sequences of the ring whose loop 1 is on this worker */
-    uint32_t *by_request;   /* [n_buckets] first entry of the chain */
-    uint32_t *by_sequence;  /* [n_buckets] */
-    uint32_t n_buckets;     /* a power of two */
+    uint8_t *acks;       /* [n_entries, ring_size] enum ack */
+    uint32_t *n_blocks;  /* [n_workers] capacity */
+    uint32_t *reserved;  /* [n_workers] blocks promised to open sequences */
+    uint32_t *ring_open; /* [n_rings] sequences opening, running, closing */
+    uint32_t *starts;    /* [n_workers] open sequences of the ring whose loop 1 is on this worker */
+    uint32_t *by_request;  /* [n_buckets] first entry of the chain */
+    uint32_t *by_sequence; /* [n_buckets] */
+    uint32_t n_buckets;    /* a power of two */
     uint32_t free_first;
     uint32_t queue_first, queue_last;
     uint32_t n_in_state[ENTRY_N_STATES];
     uint64_t last_sequence; /* ids given out so far: 1..last_sequence */
     struct scheduler_action *actions;
     size_t n_actions, cap_actions;
-    char message[256];      /* of an END the scheduler itself decides on */
+    char message[256]; /* of an END the scheduler itself decides on */
 };
 
 /* ---- scheduler_table.c ---------------------------------------------------------------------- */

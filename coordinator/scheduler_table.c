@@ -1,4 +1,5 @@
-/* Keeps the scheduler's entries: one pool, two indexes, one queue, one function that changes a state. */
+/* Keeps the scheduler's entries: one pool, two indexes, one queue, one function that changes a
+ * state. */
 #include "coordinator/scheduler_state.h"
 
 #include "cluster/ring.h"
