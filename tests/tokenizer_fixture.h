@@ -33,8 +33,11 @@ static const char *const fixture_specials[] = {"<|endoftext|>", "<|im_start|>", 
 
 static inline void fixture_put_string(FILE *out, const char *text, size_t n)
 {
-    for (size_t i = 0; i < n; i++)
-        fprintf(out, text[i] == '"' || text[i] == '\\' ? "\\%c" : "%c", text[i]);
+    for (size_t i = 0; i < n; i++) {
+        if (text[i] == '"' || text[i] == '\\')
+            fputc('\\', out);
+        fputc(text[i], out);
+    }
 }
 
 static inline char *fixture_json(const struct fixture *f, size_t *len_bytes)
