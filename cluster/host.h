@@ -1,4 +1,5 @@
-/* Facts about this host that decisions need: its name, cores, free memory, and the monotonic clock. */
+/* Facts about this host that decisions need: its name, cores, free memory, and the monotonic clock.
+ */
 #ifndef CLUSTER_HOST_H
 #define CLUSTER_HOST_H
 
@@ -11,7 +12,8 @@ uint64_t host_now_ns(void);
 void host_name(char *out, size_t cap_bytes);
 /* Cores this process may use (affinity mask and cgroup quota), at least 1. */
 int host_n_cores(void);
-/* Bytes that can be allocated without swapping: MemAvailable and the cgroup limit, whichever is less; 0 when unknown. */
+/* Bytes that can be allocated without swapping: MemAvailable and the cgroup limit, whichever is
+ * less; 0 when unknown. */
 uint64_t host_memory_available_bytes(void);
 
 #endif

@@ -1,12 +1,13 @@
 /* Links between ranks: a small table of non-blocking calls.
  *
- * A rank's driver thread owns its transport object and makes all calls; only transport_wake may come from
- * other threads. Messages between a pair of ranks arrive whole and in the order they were posted. A rank may send to
- * itself. Nothing here waits except transport_wait, which has a deadline.
+ * A rank's driver thread owns its transport object and makes all calls; only transport_wake may
+ * come from other threads. Messages between a pair of ranks arrive whole and in the order they were
+ * posted. A rank may send to itself. Nothing here waits except transport_wait, which has a
+ * deadline.
  *
- * Who owns a buffer: transport_acquire lends one to the caller, transport_post takes it back, and from then on the
- * caller must not touch it; the transport reuses it once the send is complete. A message from
- * transport_poll belongs to the caller until transport_release. */
+ * Who owns a buffer: transport_acquire lends one to the caller, transport_post takes it back, and
+ * from then on the caller must not touch it; the transport reuses it once the send is complete. A
+ * message from transport_poll belongs to the caller until transport_release. */
 #ifndef CLUSTER_TRANSPORT_H
 #define CLUSTER_TRANSPORT_H
 
@@ -23,7 +24,7 @@ struct transport_message {
     unsigned char *bytes; /* 64-byte aligned */
     size_t len_bytes;     /* set by the sender before post; by the transport on receipt */
     size_t cap_bytes;
-    int source;           /* received messages: the sender's rank */
+    int source; /* received messages: the sender's rank */
 };
 
 struct transport_counters {
@@ -76,8 +77,8 @@ static inline void transport_release(struct transport *t, struct transport_messa
 {
     t->ops->release(t, message);
 }
-/* Returns when a message may have arrived, transport_wake was called since the last wait, or timeout_ns
- * passed; costs next to no CPU while nothing happens. May return early for no reason. */
+/* Returns when a message may have arrived, transport_wake was called since the last wait, or
+ * timeout_ns passed; costs next to no CPU while nothing happens. May return early for no reason. */
 static inline enum status transport_wait(struct transport *t, uint64_t timeout_ns, struct err *err)
 {
     return t->ops->wait(t, timeout_ns, err);
@@ -87,7 +88,8 @@ static inline void transport_wake(struct transport *t)
 {
     t->ops->wake(t);
 }
-/* True when every posted message has left (its buffer is reusable). Poll until it is before destroy. */
+/* True when every posted message has left (its buffer is reusable). Poll until it is before
+ * destroy. */
 static inline bool transport_is_drained(struct transport *t)
 {
     return t->ops->is_drained(t);
@@ -101,12 +103,13 @@ static inline void transport_destroy(struct transport *t)
 
 /* ---- implementations ------------------------------------------------------------------------ */
 
-/* All roles in one process: creates n_ranks transports that reach each other through memory; each is used by one
- * thread. Destroy every one of them; the last frees what they share. */
+/* All roles in one process: creates n_ranks transports that reach each other through memory; each
+ * is used by one thread. Destroy every one of them; the last frees what they share. */
 enum status transport_inproc_create(int n_ranks, struct transport **out, struct err *err);
 
-/* This process as a rank of an MPI job (after mpirun or srun started it). Sets the run-time knobs that make idle
- * ranks cheap (docs/wire.md), ignores SIGPIPE, initialises MPI and uses point-to-point only. */
+/* This process as a rank of an MPI job (after mpirun or srun started it). Sets the run-time knobs
+ * that make idle ranks cheap (docs/transport.md), ignores SIGPIPE, initialises MPI and uses
+ * point-to-point only. */
 enum status transport_mpi_create(struct transport **out, struct err *err);
 /* The MPI library's own version line, for doctor; borrowed static storage. */
 const char *transport_mpi_version(void);

@@ -99,16 +99,20 @@ static int compare_entries(const void *a, const void *b)
     return strcmp(x->tensor->name, y->tensor->name);
 }
 
+static bool is_printable(const char *name)
+{
+    for (; *name != '\0'; name++)
+        if ((unsigned char)*name < 0x20 || *name == 0x7f)
+            return false;
+    return true;
+}
+
 /* A shard lies beside its index: a name with a slash could reach any file of the machine. */
 static bool is_plain_name(const char *name)
 {
     size_t len = strlen(name);
-    if (len == 0 || len > NAME_MAX || name[0] == '.')
-        return false;
-    for (size_t i = 0; i < len; i++)
-        if (name[i] == '/' || (unsigned char)name[i] < 0x20 || name[i] == 0x7f)
-            return false;
-    return true;
+    return len > 0 && len <= NAME_MAX && name[0] != '.' && strchr(name, '/') == NULL &&
+           is_printable(name);
 }
 
 static enum status place_tensor(struct checkpoint_files *files, const char *dir, const char *name,
@@ -116,6 +120,9 @@ static enum status place_tensor(struct checkpoint_files *files, const char *dir,
 {
     char shown[JSON_INPUT_SHOWN_BYTES];
     const char *shard = json_string_value(value);
+    if (!is_printable(name))
+        return err_set(err, STATUS_CORRUPT,
+                       "weight_map in %s has a tensor name with control characters", files->origin);
     if (shard == NULL || !is_plain_name(shard))
         return err_set(
             err, STATUS_CORRUPT,

@@ -79,6 +79,10 @@ static uint64_t hash_sample(uint64_t h, const struct safetensors_tensor *t)
 uint64_t checkpoint_hash(const struct model_config *config, const struct checkpoint_files *files)
 {
     uint64_t h = hash_config(0xcbf29ce484222325u, config);
+    /* On a cold file read-ahead around each sample would fetch most of the model: seconds instead
+     * of milliseconds for who only wants to look at it. */
+    for (size_t i = 0; i < files->n_files; i++)
+        safetensors_expect_scattered(files->files[i], true);
     h = hash_u64(h, files->n_entries);
     for (size_t i = 0; i < files->n_entries; i++) {
         const struct checkpoint_entry *entry = &files->entries[i];
@@ -91,5 +95,7 @@ uint64_t checkpoint_hash(const struct model_config *config, const struct checkpo
         h = hash_u64(h, (uint64_t)((const char *)t->data - (const char *)entry->file_start));
         h = hash_sample(h, t);
     }
+    for (size_t i = 0; i < files->n_files; i++)
+        safetensors_expect_scattered(files->files[i], false);
     return h;
 }

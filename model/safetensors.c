@@ -340,6 +340,12 @@ void safetensors_close(struct safetensors *file)
     free(file);
 }
 
+void safetensors_expect_scattered(const struct safetensors *file, bool is_scattered)
+{
+    if (file->is_mapped)
+        madvise((void *)file->bytes, file->len_bytes, is_scattered ? MADV_RANDOM : MADV_NORMAL);
+}
+
 size_t safetensors_count(const struct safetensors *file)
 {
     return file->n_tensors;

@@ -8,6 +8,7 @@
 #include "model/dtype.h"
 #include "proto/status.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -35,6 +36,10 @@ enum status safetensors_open(const char *path, struct safetensors **out, struct 
 enum status safetensors_open_bytes(const void *bytes, size_t len_bytes, const char *origin,
                                    struct safetensors **out, struct err *err);
 void safetensors_close(struct safetensors *file); /* NULL is fine */
+
+/* A hint to the kernel: scattered reads follow, so do not read ahead (true), or back to normal
+ * (false). */
+void safetensors_expect_scattered(const struct safetensors *file, bool is_scattered);
 
 /* Tensors in order of name; NULL past the last. The order is that of strcmp. */
 size_t safetensors_count(const struct safetensors *file);

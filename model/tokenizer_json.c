@@ -123,11 +123,11 @@ static enum status append_id(int32_t **ids, size_t *n, int32_t id, struct err *e
 }
 
 /* One {"SpecialToken": {"id": name}}: its ids stand in special_tokens under that name. */
-static enum status parse_template_token(struct tokenizer *t, const json_t *template_,
+static enum status parse_template_token(struct tokenizer *t, const json_t *processing,
                                         const json_t *token, bool is_suffix, struct err *err)
 {
     const char *name = json_string_value(json_object_get(token, "id"));
-    const json_t *entry = json_object_get(json_object_get(template_, "special_tokens"), name);
+    const json_t *entry = json_object_get(json_object_get(processing, "special_tokens"), name);
     const json_t *ids = json_object_get(entry, "ids");
     size_t i;
     json_t *value;
@@ -148,11 +148,11 @@ static enum status parse_template_token(struct tokenizer *t, const json_t *templ
     return STATUS_OK;
 }
 
-static enum status parse_template(struct tokenizer *t, const json_t *template_, struct err *err)
+static enum status parse_template(struct tokenizer *t, const json_t *processing, struct err *err)
 {
     static const char *const fields[] = {"type", "single", "pair", "special_tokens", NULL};
-    enum status status = tokenizer_check_fields(template_, "post_processor", fields, err);
-    const json_t *single = json_object_get(template_, "single");
+    enum status status = tokenizer_check_fields(processing, "post_processor", fields, err);
+    const json_t *single = json_object_get(processing, "single");
     bool seen_text = false;
     size_t i;
     json_t *part;
@@ -164,7 +164,7 @@ static enum status parse_template(struct tokenizer *t, const json_t *template_, 
         const char *sequence =
             json_string_value(json_object_get(json_object_get(part, "Sequence"), "id"));
         if (token)
-            status = parse_template_token(t, template_, token, seen_text, err);
+            status = parse_template_token(t, processing, token, seen_text, err);
         else if (sequence && strcmp(sequence, "A") == 0 && !seen_text)
             seen_text = true;
         else

@@ -1,9 +1,9 @@
 /* Control messages as plain structs, turned into protobuf and back; decoding checks everything.
  *
- * A decoded message owns nothing outside the struct: strings and arrays have fixed room, and a peer that sends
- * more is STATUS_CORRUPT, except that a long `message` is cut. Strings arrive as clean UTF-8 on one line:
- * in a message bad bytes become '?', in a name they are STATUS_CORRUPT. Batched kinds (tokens,
- * observations) decode into one allocation each. */
+ * A decoded message owns nothing outside the struct: strings and arrays have fixed room, and a peer
+ * that sends more is STATUS_CORRUPT, except that a long `message` is cut. Strings arrive as clean
+ * UTF-8 on one line: in a message bad bytes become '?', in a name they are STATUS_CORRUPT. Batched
+ * kinds (tokens, observations) decode into one allocation each. */
 #ifndef PROTO_CONTROL_H
 #define PROTO_CONTROL_H
 
@@ -109,7 +109,7 @@ struct control_message {
             uint32_t n;
             struct control_observation *items;
         } observations;
-        struct control_stats stats; /* stats_request uses tag and reset */
+        struct control_stats stats;       /* stats_request uses tag and reset */
         struct control_sequence shutdown; /* failure and message */
         uint32_t goodbye_rank;
     };
@@ -120,8 +120,9 @@ size_t control_size(const struct control_message *m);
 /* Writes message head and protobuf; cap_bytes >= control_size(m). Returns the length. */
 size_t control_encode(const struct control_message *m, void *bytes, size_t cap_bytes);
 
-/* Decodes. tokens.items / observations.items are malloc'd in one piece each (freed by control_clear);
- * other kinds allocate nothing that outlives the call. STATUS_CORRUPT says which field. */
+/* Decodes. tokens.items / observations.items are malloc'd in one piece each (freed by
+ * control_clear); other kinds allocate nothing that outlives the call. STATUS_CORRUPT says which
+ * field. */
 enum status control_decode(const void *bytes, size_t len_bytes, struct control_message *out,
                            struct err *err);
 void control_clear(struct control_message *m);

@@ -89,6 +89,8 @@ enum status control_read_observations(const Carousel__Observations *from,
                                       struct control_message *out, struct err *err)
 {
     size_t n = from->n_rows;
+    if (n == 0)
+        return STATUS_OK; /* out holds none yet, and NULL + 0 is no place for arrays */
     size_t n_top = 0;
     enum status st = STATUS_OK;
     for (size_t i = 0; i < n; i++) {
@@ -99,8 +101,8 @@ enum status control_read_observations(const Carousel__Observations *from,
         n_top += from->rows[i]->n_top_ids;
     }
     /* Items, then all ids, then all logits. All counts are bounded by the message's length. */
-    struct control_observation *items = NULL;
-    if (n > 0 && (items = malloc(n * sizeof *items + n_top * 8)) == NULL)
+    struct control_observation *items = malloc(n * sizeof *items + n_top * 8);
+    if (items == NULL)
         return err_set(err, STATUS_NO_MEMORY, "no memory for %zu observations", n);
     int32_t *ids = (int32_t *)(items + n);
     float *logits = (float *)(ids + n_top);

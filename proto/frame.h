@@ -1,12 +1,13 @@
 /* Hidden rows on the wire: one bundle is one message, a header and the frames for one destination.
  *
- *   bundle header (32 bytes) | frame header (64) | ids [n_rows] i32 | rows [n_rows, d] f32 | frame header ...
+ *   bundle header (32 bytes) | frame header (64) | ids [n_rows] i32 | rows [n_rows, d] f32 | ...
  *
- * All integers little-endian. A frame for loop 1 carries token ids and no rows (the worker embeds); deeper
- * frames carry both: ids, because whoever samples must know the history of its sequence. Frames of one
- * batch for one destination travel in one bundle; a bundle without frames is a note (see flags).
- * A reader checks everything against the limits before it hands out a pointer; each header carries a check
- * over itself, so that damage is seen where any value would be legal. docs/wire.md has the layout. */
+ * All integers little-endian. A frame for loop 1 carries token ids and no rows (the worker embeds);
+ * deeper frames carry both: ids, because whoever samples must know the history of its sequence.
+ * Frames of one batch for one destination travel in one bundle; a bundle without frames is a note
+ * (see flags). A reader checks everything against the limits before it hands out a pointer; each
+ * header carries a check over itself, so that damage is seen where any value would be legal.
+ * docs/wire.md has the layout. */
 #ifndef PROTO_FRAME_H
 #define PROTO_FRAME_H
 
@@ -25,7 +26,7 @@ enum status message_kind(const void *bytes, size_t len_bytes, int *kind, struct 
 
 enum bundle_flags {
     BUNDLE_BUSY = 1, /* the sender has just started a batch that may feed the receiver */
-    BUNDLE_DONE = 2  /* the batch the sender had announced is over (its rows for the receiver are in here) */
+    BUNDLE_DONE = 2  /* the batch the sender had announced is over: its rows are in here */
 };
 
 enum frame_flags {
@@ -38,10 +39,10 @@ struct frame {
     uint32_t first_position;
     uint32_t n_rows;
     uint32_t flags;
-    float survival;    /* of the live row: prod of (1 - lambda) over the loops done; 1 at loop 1 */
-    float cdf;         /* of the live row: p_1 + ... + p_{loop-1}; 0 at loop 1 */
-    const void *ids;   /* n_rows int32, maybe unaligned: frame_id() reads one */
-    const void *rows;  /* n_rows * d float32, maybe unaligned (memcpy them); NULL at loop 1 */
+    float survival;   /* of the live row: prod of (1 - lambda) over the loops done; 1 at loop 1 */
+    float cdf;        /* of the live row: p_1 + ... + p_{loop-1}; 0 at loop 1 */
+    const void *ids;  /* n_rows int32, maybe unaligned: frame_id() reads one */
+    const void *rows; /* n_rows * d float32, maybe unaligned (memcpy them); NULL at loop 1 */
 };
 int32_t frame_id(const struct frame *frame, uint32_t row);
 
@@ -69,10 +70,11 @@ size_t frame_bytes(uint32_t loop, uint32_t n_rows, uint32_t d_model);
 /* cap_bytes >= bundle_header_bytes(). */
 void bundle_begin(struct bundle_writer *w, void *bytes, size_t cap_bytes, uint32_t d_model,
                   uint32_t flags);
-/* Appends a frame's header (ids and rows of *frame are ignored) and gives the places to fill: *ids for n_rows
- * int32 in host order written with memcpy, *rows for n_rows * d floats (NULL at loop 1).
+/* Appends a frame's header (ids and rows of *frame are ignored) and gives the places to fill: *ids
+ * for n_rows int32 in host order written with memcpy, *rows for n_rows * d floats (NULL at loop 1).
  * STATUS_NO_MEMORY when cap_bytes does not suffice: nothing is appended. The frame's fields are the
- * caller's promise (loop >= 1, n_rows >= 1, sequence != 0, a live row at loop 1 with survival 1, cdf 0). */
+ * caller's promise (loop >= 1, n_rows >= 1, sequence != 0, a live row at loop 1 with survival 1,
+ * cdf 0). */
 enum status bundle_add(struct bundle_writer *w, const struct frame *frame, void **ids, void **rows,
                        struct err *err);
 /* Writes the bundle header; returns the message's length. */
@@ -88,11 +90,12 @@ struct bundle_reader {
     struct frame_limits limits;
 };
 
-/* bytes are borrowed while the reader and its frames are used. STATUS_CORRUPT with what was found. */
+/* bytes are borrowed while the reader and its frames are used. STATUS_CORRUPT: what was found. */
 enum status bundle_open(struct bundle_reader *r, const void *bytes, size_t len_bytes,
                         const struct frame_limits *limits, struct err *err);
-/* *has_frame false at the end, where trailing bytes are an error. Checks magic, loop in 1..T, rows >= 1, position range, ids in the vocabulary,
- * finite survival and cdf in [0, 1] (+ rounding), and that the payload lies inside. */
+/* *has_frame false at the end, where trailing bytes are an error. Checks magic, loop in 1..T, rows
+ * >= 1, position range, ids in the vocabulary, finite survival and cdf in [0, 1] (+ rounding), and
+ * that the payload lies inside. */
 enum status bundle_next(struct bundle_reader *r, struct frame *out, bool *has_frame,
                         struct err *err);
 

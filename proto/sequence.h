@@ -1,4 +1,4 @@
-/* What every part must know of a sequence: its place in the ring, how deep it may go, how it samples.
+/* What every part must know of a sequence: its place in the ring, its depth, how it samples.
  *
  * Fixed size, no pointers: it is copied into tables and lives as long as the sequence is open. */
 #ifndef PROTO_SEQUENCE_H
@@ -27,38 +27,40 @@ struct sampling_params {
     float presence_penalty;   /* [-2, 2], over generated tokens */
     float frequency_penalty;  /* [-2, 2], over generated tokens */
     uint64_t seed;
-    int32_t n_logprobs;       /* top log-probabilities to report; 0 = none, -1 is not used */
+    int32_t n_logprobs; /* top log-probabilities to report; 0 = none, -1 is not used */
     int32_t n_logit_bias;
     int32_t bias_ids[SEQUENCE_MAX_LOGIT_BIAS];
     float biases[SEQUENCE_MAX_LOGIT_BIAS];
 };
 
 struct sequence_params {
-    uint64_t sequence;     /* id, never 0, never reused, ascending in the order of opening */
-    uint32_t ring_offset;  /* loop t runs on ring worker (ring_offset + t - 1) mod G */
+    uint64_t sequence;    /* id, never 0, never reused, ascending in the order of opening */
+    uint32_t ring_offset; /* loop t runs on ring worker (ring_offset + t - 1) mod G */
     uint32_t prompt_tokens;
-    uint32_t max_tokens;   /* generated tokens at most, >= 1 */
-    uint32_t min_tokens;   /* stop ids are masked before that many */
+    uint32_t max_tokens; /* generated tokens at most, >= 1 */
+    uint32_t min_tokens; /* stop ids are masked before that many */
     enum exit_mode exit_mode;
-    float exit_threshold;  /* q in (0, 1]; >= 1 means all loops */
-    uint32_t max_loops;    /* T of this sequence, 1..T of the model */
-    uint32_t min_loops;    /* 1..max_loops */
+    float exit_threshold; /* q in (0, 1]; >= 1 means all loops */
+    uint32_t max_loops;   /* T of this sequence, 1..T of the model */
+    uint32_t min_loops;   /* 1..max_loops */
     enum prefill_policy prefill;
-    uint32_t n_stop_ids;   /* the worker stops by itself at one of these */
+    uint32_t n_stop_ids; /* the worker stops by itself at one of these */
     int32_t stop_ids[SEQUENCE_MAX_STOP_IDS];
-    uint32_t observe_top;  /* > 0: report lambda and that many top logits of every row at every loop */
-    uint32_t n_force_exits;/* > 0: exit loop drawn from this distribution instead of the gate (benchmarks) */
+    uint32_t
+        observe_top; /* > 0: report lambda and that many top logits of every row at every loop */
+    uint32_t n_force_exits; /* > 0: exit loop drawn from this distribution instead of the gate
+                               (benchmarks) */
     float force_exits[SEQUENCE_MAX_LOOPS];
     struct sampling_params sampling;
 };
 
-/* Greedy, no penalties, eager, q = 1, min_loops 1; ids, lengths and max_loops stay 0: the caller sets
- * them, and the check refuses a sequence that has none. */
+/* Greedy, no penalties, eager, q = 1, min_loops 1; ids, lengths and max_loops stay 0: the caller
+ * sets them, and the check refuses a sequence that has none. */
 void sequence_params_init(struct sequence_params *p);
 
 /* Checks every range above against the model's T and vocabulary, and prompt_tokens + max_tokens <=
- * max_positions; biases lie in [-100, 100], force_exits sum to 1 within 0.02. STATUS_INVALID names the
- * field, the value and the allowed range. */
+ * max_positions; biases lie in [-100, 100], force_exits sum to 1 within 0.02. STATUS_INVALID names
+ * the field, the value and the allowed range. */
 enum status sequence_params_check(const struct sequence_params *p, uint32_t n_loops,
                                   uint32_t vocab_size, uint32_t max_positions, struct err *err);
 

@@ -4,59 +4,9 @@
 
 #include "proto/control.h"
 #include "proto/frame.h"
+#include "tests/control_trip.h"
 
 #include <math.h>
-
-/* Encodes m into a malloc'd block of exactly its size, so that a sanitizer sees any byte too far.
- */
-static unsigned char *encode(const struct control_message *m, size_t *len)
-{
-    *len = control_size(m);
-    unsigned char *bytes = malloc(*len);
-    assert_non_null(bytes);
-    assert_int_equal(control_encode(m, bytes, *len), *len);
-    return bytes;
-}
-
-static void round_trip(const struct control_message *m, struct control_message *out)
-{
-    size_t len;
-    unsigned char *bytes = encode(m, &len);
-    struct err err = {0};
-    int kind = 0;
-    assert_int_equal(message_kind(bytes, len, &kind, &err), STATUS_OK);
-    assert_int_equal(kind, MESSAGE_CONTROL);
-    enum status st = control_decode(bytes, len, out, &err);
-    if (st != STATUS_OK)
-        fail_msg("kind %d: %s", (int)m->kind, err.message);
-    assert_int_equal(out->kind, m->kind);
-    /* Cut anywhere, it must be refused: the outermost length is in front. */
-    for (size_t cut = 0; cut < len; cut++) {
-        unsigned char *part = malloc(cut ? cut : 1);
-        assert_non_null(part);
-        memcpy(part, bytes, cut);
-        struct control_message none;
-        assert_int_equal(control_decode(part, cut, &none, &err), STATUS_CORRUPT);
-        free(part);
-        if (cut == 200 && len > 600)
-            cut = len - 200;
-    }
-    free(bytes);
-}
-
-/* Decoding must fail, and the message must name `what`. */
-static void refused(const struct control_message *m, const char *what)
-{
-    size_t len;
-    unsigned char *bytes = encode(m, &len);
-    struct control_message out;
-    struct err err = {0};
-    assert_int_equal(control_decode(bytes, len, &out, &err), STATUS_CORRUPT);
-    if (strstr(err.message, what) == NULL)
-        fail_msg("\"%s\" does not name \"%s\"", err.message, what);
-    assert_int_equal(control_decode(bytes, len, &out, NULL), STATUS_CORRUPT);
-    free(bytes);
-}
 
 static void fill_text(char *to, size_t room, char c)
 {
@@ -403,117 +353,6 @@ static void test_control_stats(void **state)
     assert_memory_equal(&m.stats, &out.stats, sizeof m.stats);
 }
 
-static void test_control_tokens(void **state)
-{
-    (void)state;
-    enum { N = 300 };
-    static struct control_token items[N];
-    for (int i = 0; i < N; i++) {
-        items[i] = (struct control_token){.sequence = UINT64_MAX - (uint64_t)i,
-                                          .position = UINT32_MAX - (uint32_t)i,
-                                          .id = i ? INT32_MAX - i : 0,
-                                          .exit_loop = 1 + (uint32_t)i % SEQUENCE_MAX_LOOPS,
-                                          .cdf = i % 2 ? 1.0f : 0.0f,
-                                          .logprob = i % 3 ? -0.5f * (float)i : -INFINITY,
-                                          .is_last = i % 5 == 0,
-                                          .n_top = (uint32_t)i % (SEQUENCE_MAX_LOGPROBS + 1)};
-        for (uint32_t k = 0; k < items[i].n_top; k++) {
-            items[i].top_ids[k] = INT32_MAX - (int32_t)k;
-            items[i].top_logprobs[k] = k == 3 ? -INFINITY : -(float)k;
-        }
-    }
-    struct control_message m = {.kind = CONTROL_TOKENS}, out;
-    round_trip(&m, &out);
-    assert_int_equal(out.tokens.n, 0);
-    control_clear(&out);
-    m.tokens.n = N;
-    m.tokens.items = items;
-    round_trip(&m, &out);
-    assert_int_equal(out.tokens.n, N);
-    assert_memory_equal(out.tokens.items, items, sizeof items);
-    control_clear(&out);
-    assert_null(out.tokens.items);
-}
-
-static void test_control_tokens_refuse(void **state)
-{
-    (void)state;
-    const struct control_token good = {
-        .sequence = 1, .id = 1, .exit_loop = 1, .n_top = 2, .top_ids = {1, 2}};
-    struct control_token items[2] = {good, good};
-    struct control_message m = {.kind = CONTROL_TOKENS}, out;
-    m.tokens.n = 2;
-    m.tokens.items = items;
-    round_trip(&m, &out);
-    control_clear(&out);
-    items[1].sequence = 0;
-    refused(&m, "tokens[1] of 2: sequence is 0");
-    items[1] = good, items[1].exit_loop = 0;
-    refused(&m, "exit_loop is 0");
-    items[1] = good, items[1].exit_loop = 9;
-    refused(&m, "exit_loop is 9");
-    items[1] = good, items[1].cdf = NAN;
-    refused(&m, "cdf is nan");
-    items[1] = good, items[1].cdf = 1.5f;
-    refused(&m, "cdf is 1.5");
-    items[1] = good, items[1].logprob = NAN;
-    refused(&m, "logprob is nan");
-    items[1] = good, items[1].logprob = 1.0f;
-    refused(&m, "logprob is 1");
-    items[1] = good, items[1].id = -1;
-    refused(&m, "id is -1");
-    items[1] = good, items[1].top_ids[1] = -7;
-    refused(&m, "top_ids is -7");
-    items[1] = good, items[1].top_logprobs[0] = NAN;
-    refused(&m, "top_logprobs is nan");
-}
-
-static void test_control_observations(void **state)
-{
-    (void)state;
-    enum { N = 40, TOP = 500 };
-    static int32_t ids[N][TOP];
-    static float logits[N][TOP];
-    static struct control_observation rows[N];
-    for (int i = 0; i < N; i++) {
-        for (int k = 0; k < TOP; k++) {
-            ids[i][k] = k * 100 + i;
-            logits[i][k] = k == 0 ? -0.0f : (float)(i - k) * 1e-3f;
-        }
-        rows[i] = (struct control_observation){.sequence = UINT64_MAX,
-                                               .position = UINT32_MAX - (uint32_t)i,
-                                               .loop = 1 + (uint32_t)i % SEQUENCE_MAX_LOOPS,
-                                               .lambda = (float)i / N,
-                                               .n_top = i ? (uint32_t)(TOP * i / N) : 0,
-                                               .top_ids = ids[i],
-                                               .top_logits = logits[i]};
-    }
-    struct control_message m = {.kind = CONTROL_OBSERVATIONS}, out;
-    m.observations.n = N;
-    m.observations.items = rows;
-    round_trip(&m, &out);
-    assert_int_equal(out.observations.n, N);
-    for (int i = 0; i < N; i++) {
-        const struct control_observation *o = &out.observations.items[i];
-        assert_int_equal(o->sequence, rows[i].sequence);
-        assert_int_equal(o->position, rows[i].position);
-        assert_int_equal(o->loop, rows[i].loop);
-        assert_memory_equal(&o->lambda, &rows[i].lambda, 4);
-        assert_int_equal(o->n_top, rows[i].n_top);
-        if (o->n_top > 0) {
-            assert_memory_equal(o->top_ids, ids[i], o->n_top * 4);
-            assert_memory_equal(o->top_logits, logits[i], o->n_top * 4);
-        }
-    }
-    control_clear(&out);
-    rows[7].lambda = NAN;
-    refused(&m, "observations[7] of 40: lambda is nan");
-    rows[7].lambda = 0.5f, rows[7].loop = 0;
-    refused(&m, "loop is 0");
-    rows[7].loop = 1, logits[7][1] = NAN;
-    refused(&m, "top_logits is nan");
-}
-
 static enum status decode_raw(const char *body, size_t n, struct err *err)
 {
     unsigned char bytes[256];
@@ -555,35 +394,6 @@ static void test_control_refuses_other_heads(void **state)
     free(bytes);
 }
 
-/* Two bytes on the wire make a struct of a hundred: millions of empty items must not be unpacked.
- */
-static void test_control_refuses_a_flood_of_empty_items(void **state)
-{
-    (void)state;
-    enum { N = 1 << 20 };
-    size_t body = 2 * (size_t)N;
-    unsigned char *bytes = malloc(8 + 1 + 4 + body);
-    assert_non_null(bytes);
-    struct control_message m = {.kind = CONTROL_TOKENS}, out;
-    control_encode(&m, bytes, 10);
-    unsigned char *at = bytes + 9;
-    size_t v = body;
-    for (; v >= 0x80; v >>= 7)
-        *at++ = (unsigned char)(v | 0x80);
-    *at++ = (unsigned char)v;
-    for (int i = 0; i < N; i++) {
-        *at++ = 0x0a;
-        *at++ = 0;
-    }
-    struct err err = {0};
-    assert_int_equal(control_decode(bytes, (size_t)(at - bytes), &out, &err), STATUS_CORRUPT);
-    assert_non_null(strstr(err.message, "does not parse"));
-    size_t too_long = ((size_t)64 << 20) + 1;
-    assert_int_equal(control_decode(bytes, too_long, &out, &err), STATUS_CORRUPT);
-    assert_non_null(strstr(err.message, "67108865 bytes"));
-    free(bytes);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -598,12 +408,8 @@ int main(void)
         cmocka_unit_test(test_control_sequence_kinds),
         cmocka_unit_test(test_control_shutdown_and_goodbye),
         cmocka_unit_test(test_control_stats),
-        cmocka_unit_test(test_control_tokens),
-        cmocka_unit_test(test_control_tokens_refuse),
-        cmocka_unit_test(test_control_observations),
         cmocka_unit_test(test_control_refuses_unknown),
         cmocka_unit_test(test_control_refuses_other_heads),
-        cmocka_unit_test(test_control_refuses_a_flood_of_empty_items),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 struct cost {
-    double batch_ns, row_ns;                /* current a and b, never negative */
+    double batch_ns, row_ns;                     /* current a and b, never negative */
     double weight, sum_x, sum_y, sum_xx, sum_xy; /* exponentially forgotten moments */
 };
 

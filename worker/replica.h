@@ -1,8 +1,8 @@
-/* One replica of the model on one backend: the shared block composed once over the kernel interface, its KV pool, its row store, gate,
- * head and sampler.
+/* One replica of the model on one backend: the shared block composed once over the kernel
+ * interface, its KV pool, its row store, gate, head and sampler.
  *
- * Two threads use it: replica_run belongs to the compute thread; replica_write_rows and replica_read_rows to the driver, on slots that are not
- * in the running batch. */
+ * Two threads use it: replica_run belongs to the compute thread; replica_write_rows and
+ * replica_read_rows to the driver, on slots that are not in the running batch. */
 #ifndef WORKER_REPLICA_H
 #define WORKER_REPLICA_H
 
@@ -15,13 +15,13 @@
 #include <stdint.h>
 
 struct replica_config {
-    const char *backend;   /* kernels_create's name */
-    const char *isa;       /* NULL = auto */
-    int n_threads;         /* 0 = all cores */
+    const char *backend; /* kernels_create's name */
+    const char *isa;     /* NULL = auto */
+    int n_threads;       /* 0 = all cores */
     bool may_spin;
-    enum dtype kv_dtype;   /* F32 or BF16 */
-    uint64_t kv_bytes;     /* for KV pool and row store together */
-    uint32_t block_size;   /* positions */
+    enum dtype kv_dtype; /* F32 or BF16 */
+    uint64_t kv_bytes;   /* for KV pool and row store together */
+    uint32_t block_size; /* positions */
     uint32_t max_batch_rows;
     uint32_t max_sequences; /* at most that many segments per (loop): bounds the batch's segments */
 };
@@ -35,8 +35,9 @@ struct replica_geometry {
 
 struct replica;
 
-/* How many blocks and slots kv_bytes gives: one slot per position of every block, because every position of an open sequence has at most one
- * hidden state here. Pure; used by the coordinator's checks, too. STATUS_NO_MEMORY when not even one block fits. */
+/* How many blocks and slots kv_bytes gives: one slot per position of every block, because every
+ * position of an open sequence has at most one hidden state here. Pure; used by the coordinator's
+ * checks, too. STATUS_NO_MEMORY when not even one block fits. */
 enum status replica_plan(const struct model_config *model, const struct replica_config *config,
                          struct replica_geometry *out, struct err *err);
 
@@ -54,13 +55,15 @@ enum status replica_write_rows(struct replica *r, const int32_t *slots, uint32_t
 enum status replica_read_rows(struct replica *r, const int32_t *slots, uint32_t n, void *rows,
                               struct err *err);
 
-/* Runs one batch: load rows, the block once, final norm, store rows, gate on live rows (all rows where observed), exit rule,
- * head and sampler on exits, observations. result->outcomes has room for batch->n_segments. A non-finite lambda or logit fails its own
- * sequence through outcome.failure, never the batch. An error return means the backend is lost. */
+/* Runs one batch: load rows, the block once, final norm, store rows, gate on live rows (all rows
+ * where observed), exit rule, head and sampler on exits, observations. result->outcomes has room
+ * for batch->n_segments. A non-finite lambda or logit fails its own sequence through
+ * outcome.failure, never the batch. An error return means the backend is lost. */
 enum status replica_run(struct replica *r, const struct batch *batch, struct batch_result *result,
                         struct err *err);
 
-/* a and b of `a + b * rows`: from one layer at 1 row and at 32 rows, times the layers; well under a second on any model. */
+/* a and b of `a + b * rows`: from one layer at 1 row and at 32 rows, times the layers; well under a
+ * second on any model. */
 enum status replica_calibrate(struct replica *r, uint64_t *batch_ns, uint64_t *row_ns,
                               struct err *err);
 

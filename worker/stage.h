@@ -1,12 +1,20 @@
-/* The worker's decisions: frames in, batches, frames out. Pure: no clock, no MPI, no threads; nothing is
- * allocated after create.
+/* The worker's decisions: frames in, batches, frames out. Pure: no clock, no MPI, no threads;
+ * nothing is allocated after create.
  *
- * Think of it as a state machine: give it one event, carry out the output it returns, in the order of
- * struct stage_output's fields, before the next event. Per sequence and loop it keeps a frontier F(t), the rows that wait to run loop t
- * (positions [F(t), ...)), and the rows parked after loop t (positions [F(t+1), F(t))). F(1) >= F(2) >= ... always.
+ * Think of it as a state machine: give it one event, carry out the output it returns, in the order
+ * of struct stage_output's fields, before the next event. Per sequence and loop it keeps a frontier
+ * F(t), the rows that wait to run loop t (positions [F(t), ...)), and the rows parked after loop t
+ * (positions [F(t+1), F(t))). F(1) >= F(2) >= ... always.
  *
- * A row's hidden state lives in a slot of the replica's row store; a slot is in use from the frame's arrival (or loop 1's id)
- * until the row leaves for another worker or finishes its last loop. KV blocks are taken when a batch first writes into them. */
+ * A batch starts in the step of STAGE_BATCH_DONE or STAGE_TIME only. After any other event that may
+ * allow one, wake_at_ns is that event's own now_ns: the driver gives every message that has already
+ * arrived, then STAGE_TIME (or STAGE_BATCH_DONE), so that what arrived together goes into one
+ * batch. Of one bundle it gives STAGE_MATE with BUNDLE_DONE, the frames, then STAGE_MATE with
+ * BUNDLE_BUSY.
+ *
+ * A row's hidden state lives in a slot of the replica's row store; a slot is in use from the
+ * frame's arrival (or loop 1's id) until the row leaves for another worker or finishes its last
+ * loop. KV blocks are taken when a batch first writes into them. */
 #ifndef WORKER_STAGE_H
 #define WORKER_STAGE_H
 
@@ -25,21 +33,23 @@ struct stage_config {
     uint32_t ring_size, ring_index; /* this worker in its ring */
     uint32_t n_loops;               /* T of the model */
     uint32_t max_positions;
-    uint32_t n_blocks, block_size;  /* KV pool; a block is block_size positions of one (sequence, loop) */
-    uint32_t n_slots;               /* row store */
-    uint32_t max_sequences;         /* open at once */
-    uint32_t max_batch_rows;        /* row budget of a batch */
-    uint32_t prefill_chunk;         /* rows of one sequence and loop in one batch at most */
+    uint32_t n_blocks,
+        block_size;          /* KV pool; a block is block_size positions of one (sequence, loop) */
+    uint32_t n_slots;        /* row store */
+    uint32_t max_sequences;  /* open at once */
+    uint32_t max_batch_rows; /* row budget of a batch */
+    uint32_t prefill_chunk;  /* rows of one sequence and loop in one batch at most */
     enum batching batching;
-    uint64_t wait_deadline_ns;      /* knee_input.deadline_ns */
-    uint64_t batch_ns, row_ns;      /* a and b at start */
+    uint64_t wait_deadline_ns; /* knee_input.deadline_ns */
+    uint64_t batch_ns, row_ns; /* a and b at start */
 };
 
 enum stage_event_kind {
-    STAGE_OPEN = 1,   /* params */
-    STAGE_CLOSE,      /* sequence; unknown ids are answered with closed, too (close is idempotent) */
-    STAGE_FRAME,      /* frame, source: a frame for this worker, already decoded */
-    STAGE_MATE,       /* mate, mate_flags (bundle_flags): a ring mate starts or ends a batch that may feed us */
+    STAGE_OPEN = 1, /* params */
+    STAGE_CLOSE,    /* sequence; unknown ids are answered with closed, too (close is idempotent) */
+    STAGE_FRAME,    /* frame, source: a frame for this worker, already decoded */
+    STAGE_MATE, /* mate, mate_flags (bundle_flags): a ring mate starts or ends a batch that may feed
+                   us */
     STAGE_BATCH_DONE, /* result of the batch that was started */
     STAGE_COST,       /* batch_ns, row_ns: new estimates */
     STAGE_TIME        /* nothing but now_ns */
@@ -48,6 +58,9 @@ enum stage_event_kind {
 struct stage_event {
     enum stage_event_kind kind;
     uint64_t now_ns;
+    /* More events follow at once (the rest of a message, of a poll): take this one in, but leave the decision
+     * whether to start a batch to the last of them. */
+    bool more_follows;
     const struct sequence_params *params; /* borrowed until return, like all pointers here */
     uint64_t sequence;
     const struct frame *frame;
@@ -56,7 +69,8 @@ struct stage_event {
     uint64_t batch_ns, row_ns;
 };
 
-/* A frame to encode: rows `slots[first .. first + n_rows)` with ids `ids[first ..)` of the output. */
+/* A frame to encode: rows `slots[first .. first + n_rows)` with ids `ids[first ..)` of the output.
+ */
 struct stage_frame {
     struct frame head; /* ids and rows unused */
     uint32_t first;
@@ -75,7 +89,8 @@ struct stage_notice {
 };
 
 struct stage_output {
-    /* 1. the event's frame: copy row i into slot copy_slots[i] (n_copy is 0 for loop 1 and for dropped frames) */
+    /* 1. the event's frame: copy row i into slot copy_slots[i] (n_copy is 0 for loop 1 and for
+     * dropped frames) */
     uint32_t n_copy;
     const int32_t *copy_slots;
     /* 2. messages to ring mates; slots named here may be reused by the next step */
@@ -83,7 +98,7 @@ struct stage_output {
     struct stage_send *sends;
     uint32_t n_frames;
     struct stage_frame *frames;
-    int32_t *slots, *ids;
+    int32_t *slots, *ids; /* a frame of loop 1 has ids only: its slots are -1 */
     /* 3. messages to the coordinator */
     uint32_t n_notices;
     struct stage_notice *notices;
@@ -97,22 +112,26 @@ struct stage_output {
 
 struct stage;
 
-/* All memory is taken here; its size is stage_bytes(). STATUS_INVALID (a size is 0, chunk > budget is lowered and no error), STATUS_NO_MEMORY. */
+/* All memory is taken here; its size is stage_bytes(). STATUS_INVALID (a size is 0, chunk > budget
+ * is lowered and no error), STATUS_NO_MEMORY. */
 enum status stage_create(const struct stage_config *config, struct stage **out, struct err *err);
 void stage_destroy(struct stage *s); /* NULL is fine */
 size_t stage_bytes(const struct stage *s);
 
-/* Handles one event. *out is the stage's own and valid until the next step. Returns STATUS_OK, or STATUS_CORRUPT for a frame
- * that breaks the protocol (a doubled, missing or misrouted frame: the message has sequence, loop, position and frontier; the sequence
- * is failed by a notice, the stage stays usable). A frame for a sequence that has been closed is stale: dropped and counted, no error. */
+/* Handles one event. *out is the stage's own and valid until the next step, also after an error.
+ * Returns STATUS_OK, or STATUS_CORRUPT for a frame that breaks the protocol (doubled, missing,
+ * misrouted, or of a sequence never opened: the message has sequence, loop and position, and the
+ * frontier where there is one; the sequence is failed by a notice, the stage stays usable). A frame
+ * for a sequence that has been closed is stale: dropped and counted, no error. */
 enum status stage_step(struct stage *s, const struct stage_event *event,
                        const struct stage_output **out, struct err *err);
 
-/* Fills the fields of stats that the stage knows: blocks, parked rows, slots, sequences, batches, rows by loop, stale
- * frames, parked and revived totals, current costs. */
+/* Fills the fields of stats that the stage knows: blocks, parked rows, slots, sequences, batches,
+ * rows by loop, stale frames, parked and revived totals, current costs. */
 void stage_fill_stats(const struct stage *s, struct control_stats *stats);
 void stage_reset_counters(struct stage *s);
-/* Writes F(1..n_loops) of a sequence as far as this worker knows them (0 for loops it does not serve). False when unknown. */
+/* Writes F(1..n_loops) of a sequence as far as this worker knows them (0 for loops it does not
+ * serve). False when unknown. */
 bool stage_frontiers(const struct stage *s, uint64_t sequence, uint32_t *frontiers);
 
 #endif

@@ -1,0 +1,78 @@
+/* A cluster for the length of one command: opens the model, starts or joins the ranks, hands out
+ * the coordinator.
+ *
+ * Every subcommand that runs the model does: session_options_group() in its option tables,
+ * session_open, submit to session->coordinator, session_run, session_close. On a worker rank
+ * session_open runs the worker until shutdown: it returns STATUS_OK with *out NULL, and *exit_code
+ * is what the process should return. */
+#ifndef CLI_SESSION_H
+#define CLI_SESSION_H
+
+#include "cli/options.h"
+#include "coordinator/coordinator.h"
+#include "model/checkpoint.h"
+#include "model/tokenizer.h"
+#include "worker/worker.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct session_options {
+    const char *model; /* the MODEL argument; NULL = the bundled demo model */
+    int n_workers;
+    bool has_workers; /* --workers was given */
+    int transport;    /* 0 auto, 1 inproc, 2 mpi */
+    int n_loops;
+    const char *backend, *isa;
+    int n_threads;
+    uint64_t kv_bytes;
+    int kv_dtype; /* 0 auto, 1 f32, 2 bf16 */
+    int block_size, max_batch_rows, prefill_chunk, max_sequences, ring_size;
+    int batching; /* enum batching */
+    int prefill;  /* enum prefill_policy: for the sequences the subcommand submits */
+    double wait_ms;
+    bool no_verify;
+    bool needs_tokenizer; /* set by the subcommand: fail early when the model has none */
+};
+
+enum { SESSION_N_SPECS = 19 };
+/* Defaults; then the option table that fills it: specs[] has room for SESSION_N_SPECS. */
+void session_options_init(struct session_options *o);
+struct option_group session_options_group(struct session_options *o, struct option_spec *specs);
+
+struct session_worker_thread;
+struct session {
+    struct session_options options;
+    char model_dir[4096];
+    struct checkpoint *checkpoint;
+    struct tokenizer *tokenizer; /* NULL: the directory has no tokenizer.json */
+    struct transport *transport;
+    struct coordinator *coordinator;
+    int n_workers;
+    struct session_worker_thread *threads; /* inproc: one a worker */
+    struct transport **transports;         /* inproc: one a rank */
+};
+
+/* argv is the whole program's, for starting mpirun. Messages are ready to be shown to the user. */
+enum status session_open(const struct session_options *options, char **argv, struct session **out,
+                         int *exit_code, struct err *err);
+/* Orderly end; NULL is fine. */
+void session_close(struct session *s);
+
+/* Where the bundled demo model lies, next to the build or installed. STATUS_NOT_FOUND. */
+enum status session_find_demo(char *out, size_t cap_bytes, struct err *err);
+/* The prompt's ids from "1,2,3" or from text with the tokenizer (as one chat turn when chat is
+ * set), checked against the vocabulary. *ids is malloc'd. */
+enum status session_prompt_ids(const struct session *s, const char *ids_text, const char *text,
+                               bool chat, bool thinking, int32_t **ids, size_t *n_ids,
+                               struct err *err);
+/* Sorts `[MODEL] [PROMPT]`: two arguments are both; a single one is the MODEL when it is a
+ * directory or when the prompt comes as ids, else the PROMPT. STATUS_INVALID when there is no
+ * prompt or too many arguments. */
+enum status session_split_arguments(const struct options_result *args, bool has_ids,
+                                    const char **model, const char **prompt, struct err *err);
+/* Turns the coordinator until it is idle, or *is_done (may be NULL) is set. */
+enum status session_run(struct session *s, const bool *is_done, struct err *err);
+
+#endif

@@ -1,0 +1,86 @@
+/* The options every subcommand that runs the model shares. */
+#include "cli/session.h"
+
+#include <assert.h>
+#include <string.h>
+#include <sys/stat.h>
+
+void session_options_init(struct session_options *o)
+{
+    *o = (struct session_options){
+        .n_workers = 1,
+        .backend = "auto",
+        .block_size = 16,
+        .max_batch_rows = 256,
+        .prefill_chunk = 64,
+        .max_sequences = 256,
+        .batching = BATCHING_KNEE,
+        .prefill = PREFILL_EAGER,
+    };
+}
+
+struct option_group session_options_group(struct session_options *o, struct option_spec *specs)
+{
+    const struct option_spec table[] = {
+        {.type = OPTION_HEADING, .help = "Cluster:"},
+        {"workers", 'w', OPTION_INT, &o->n_workers, "W", NULL, 1, 4096,
+         "workers; starts mpirun on this host (default: 1, in this process)", &o->has_workers},
+        {"transport", 0, OPTION_CHOICE, &o->transport, NULL, "auto|inproc|mpi", 0, 0,
+         "auto: mpi when --workers is given", NULL},
+        {"ring-size", 0, OPTION_INT, &o->ring_size, "G", NULL, 1, 4096,
+         "workers of one ring (default: W up to 8)", NULL},
+        {"threads", 0, OPTION_INT, &o->n_threads, "N", NULL, 1, 1024,
+         "compute threads a worker (default: cores / workers)", NULL},
+        {"backend", 0, OPTION_STRING, &o->backend, "NAME", NULL, 0, 0, "auto or cpu", NULL},
+        {"isa", 0, OPTION_STRING, &o->isa, "LEVEL", NULL, 0, 0,
+         "portable, avx2, avx512 (default: best that all ranks have)", NULL},
+        {"kv-memory", 0, OPTION_BYTES, &o->kv_bytes, "SIZE", NULL, 0, 0,
+         "KV pool and row store a worker (default: by free memory)", NULL},
+        {"kv-dtype", 0, OPTION_CHOICE, &o->kv_dtype, NULL, "auto|f32|bf16", 0, 0,
+         "auto: f32 for f32 checkpoints, else bf16", NULL},
+        {"block-size", 0, OPTION_INT, &o->block_size, "N", NULL, 1, 4096,
+         "positions of a KV block (default 16)", NULL},
+        {"batching", 0, OPTION_CHOICE, &o->batching, NULL, "greedy|tick|knee", 0, 0,
+         "when a batch starts (default knee)", NULL},
+        {"max-batch-rows", 0, OPTION_INT, &o->max_batch_rows, "N", NULL, 1, 65536,
+         "row budget of a batch (default 256)", NULL},
+        {"max-sequences", 0, OPTION_INT, &o->max_sequences, "N", NULL, 1, 65536,
+         "open sequences a ring (default 256)", NULL},
+        {"prefill", 0, OPTION_CHOICE, &o->prefill, NULL, "eager|lazy", 0, 0,
+         "prompt rows go deeper at once, or when needed", NULL},
+        {"prefill-chunk", 0, OPTION_INT, &o->prefill_chunk, "N", NULL, 1, 65536,
+         "prompt rows of a sequence in a batch (default 64)", NULL},
+        {"wait-limit", 0, OPTION_FLOAT, &o->wait_ms, "MS", NULL, 0, 1e6,
+         "longest wait for a fuller batch (default: by cost)", NULL},
+        {"loops", 't', OPTION_INT, &o->n_loops, "T", NULL, 1, MODEL_MAX_LOOPS,
+         "loops of the model (default: the checkpoint's)", NULL},
+        {"no-verify", 0, OPTION_FLAG, &o->no_verify, NULL, NULL, 0, 0,
+         "skip the check of all weights for NaN at start", NULL},
+    };
+    enum { N = sizeof table / sizeof table[0] };
+    static_assert((int)N <= (int)SESSION_N_SPECS, "callers lend SESSION_N_SPECS");
+    memcpy(specs, table, sizeof table);
+    return (struct option_group){specs, N};
+}
+
+enum status session_split_arguments(const struct options_result *args, bool has_ids,
+                                    const char **model, const char **prompt, struct err *err)
+{
+    int n = args->n_positionals, at = 0;
+    struct stat st;
+    *model = *prompt = NULL;
+    bool is_first_model = n >= 2 || has_ids ||
+                          (n == 1 && stat(args->positionals[0], &st) == 0 && S_ISDIR(st.st_mode));
+    if (n > 0 && is_first_model)
+        *model = args->positionals[at++];
+    if (at < n && !has_ids)
+        *prompt = args->positionals[at++];
+    if (at < n)
+        return err_set(err, STATUS_INVALID,
+                       "unexpected argument '%s'; quote a prompt that has spaces",
+                       args->positionals[at]);
+    if (*prompt == NULL && !has_ids)
+        return err_set(err, STATUS_INVALID,
+                       "no prompt; give PROMPT, - for standard input, or --ids 1,2,3");
+    return STATUS_OK;
+}

@@ -1,0 +1,56 @@
+/* Answers what decisions ask about this host: time, name, cores, memory. */
+#include "cluster/host.h"
+
+#include "cluster/host_cgroup.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+uint64_t host_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+void host_name(char *out, size_t cap_bytes)
+{
+    if (cap_bytes == 0)
+        return;
+    if (gethostname(out, cap_bytes) != 0 && cap_bytes > 1)
+        out[0] = '?', out[1] = '\0';
+    out[cap_bytes - 1] = '\0'; /* gethostname need not end what it had to cut */
+}
+
+/* The kernel's mask can be longer than cpu_set_t's 1024 bits: grow until it fits. */
+static int n_affinity_cores(void)
+{
+    for (int n_bits = 1024; n_bits <= 1 << 20; n_bits *= 2) {
+        cpu_set_t *set = CPU_ALLOC((size_t)n_bits);
+        if (set == NULL)
+            break;
+        size_t size = CPU_ALLOC_SIZE((size_t)n_bits);
+        int n = sched_getaffinity(0, size, set) == 0 ? CPU_COUNT_S(size, set) : 0;
+        CPU_FREE(set);
+        if (n > 0)
+            return n;
+    }
+    long n_online = sysconf(_SC_NPROCESSORS_ONLN);
+    return n_online > 0 ? (int)n_online : 1;
+}
+
+int host_n_cores(void)
+{
+    int n_cores = n_affinity_cores(), n_quota = host_cgroup_n_cores("");
+    return n_quota > 0 && n_quota < n_cores ? n_quota : n_cores;
+}
+
+uint64_t host_memory_available_bytes(void)
+{
+    uint64_t available = host_meminfo_available_bytes("");
+    uint64_t left = host_cgroup_memory_left_bytes("");
+    return left < available ? left : available;
+}

@@ -1,0 +1,106 @@
+/* What the coordinator's files share; nobody else includes it.
+ *
+ * Order inside one event: the scheduler's actions are carried out first (all sends), then callbacks
+ * run. So no callback ever sees the scheduler in the middle of a step, and it may submit and
+ * cancel. */
+#ifndef COORDINATOR_COORDINATOR_STATE_H
+#define COORDINATOR_COORDINATOR_STATE_H
+
+#include "coordinator/completion.h"
+#include "coordinator/coordinator.h"
+
+/* A request from submit until its on_end has been called. */
+struct request {
+    uint64_t id; /* serial * n_slots + slot: finds its slot and tells it from an earlier tenant */
+    uint64_t sequence; /* 0 until its prompt has been sent */
+    bool is_observed;  /* wants observations: ends only when every worker has closed it */
+    bool has_ended;    /* the scheduler has let go of it; on_end is due */
+    uint32_t n_tokens;
+    enum finish_reason reason;
+    enum status failure;
+    char message[ERR_MESSAGE_BYTES];
+    uint64_t submitted_ns, started_ns, first_token_ns, ended_ns;
+    uint32_t n_stop_ids;
+    int32_t stop_ids[SEQUENCE_MAX_STOP_IDS];
+    struct completion text;
+    void *user;
+    void (*on_token)(void *user, const struct completion_token *token);
+    void (*on_observation)(void *user, const struct control_observation *row);
+    void (*on_end)(void *user, const struct completion_end *end);
+    struct request *next; /* in the list of ended ones */
+    uint32_t n_prompt;
+    int32_t prompt_ids[];
+};
+
+enum coordinator_phase { PHASE_HELLO = 0, PHASE_READY, PHASE_RUNNING, PHASE_STOPPING };
+
+/* One worker as rank 0 sees it. */
+struct peer {
+    struct control_hello hello;
+    struct control_ready ready;
+    bool has_hello, has_ready, has_stats, has_left;
+};
+
+struct coordinator {
+    struct transport *transport;
+    const struct checkpoint *checkpoint;
+    const struct tokenizer *tokenizer;
+    struct coordinator_config config; /* defaults filled in */
+    enum coordinator_phase phase;
+    uint32_t n_workers, ring_size;
+    struct peer *peers;          /* [n_workers] */
+    struct scheduler *scheduler; /* from PHASE_RUNNING on */
+
+    uint32_t n_slots, n_free, n_active;
+    uint64_t n_submitted;
+    struct request **slots; /* [n_slots] */
+    uint32_t *free_slots;   /* [n_slots] */
+    struct request *ended_first, *ended_last;
+
+    struct err fatal; /* code other than STATUS_OK: the cluster is lost */
+    uint64_t next_check_ns;
+    uint64_t stats_tag;
+    struct control_stats *stats_out; /* while coordinator_collect_stats waits */
+    uint32_t n_stats_missing;
+    char text[COMPLETION_TEXT_BYTES + 1];
+};
+
+/* The worker's host for messages; "?" before its hello. */
+const char *coordinator_host_of(const struct coordinator *c, uint32_t worker);
+
+/* ---- coordinator.c -------------------------------------------------------------------------- */
+
+/* Takes at most a bounded number of messages and acts on them; *n_handled how many. */
+enum status coordinator_receive(struct coordinator *c, uint32_t *n_handled, struct err *err);
+
+/* ---- coordinator_send.c --------------------------------------------------------------------- */
+
+enum status coordinator_send(struct coordinator *c, uint32_t worker,
+                             const struct control_message *message, struct err *err);
+/* The whole prompt as one loop-1 frame. */
+enum status coordinator_send_prompt(struct coordinator *c, uint32_t worker, const struct request *r,
+                                    struct err *err);
+/* Says shutdown to all (failure: why, STATUS_OK: orderly) and waits up to 5 s for goodbyes and
+ * pending sends. */
+void coordinator_stop_workers(struct coordinator *c, enum status failure, const char *message);
+
+/* ---- coordinator_plan.c --------------------------------------------------------------------- */
+
+/* Fills one welcome per worker from all hellos. STATUS_MISMATCH, STATUS_NO_MEMORY. */
+enum status coordinator_plan(const struct coordinator *c, struct control_welcome *welcomes,
+                             struct err *err);
+
+/* ---- coordinator_request.c ------------------------------------------------------------------ */
+
+/* Gives the scheduler one event, carries out what follows, then tells the request's owner. A send
+ * that fails makes c->fatal; the return value is the scheduler's word on the event. */
+enum status coordinator_apply(struct coordinator *c, struct scheduler_event *event,
+                              struct err *err);
+void coordinator_observe(struct coordinator *c, const struct control_observation *row);
+/* Calls on_end of the requests that are through; returns how many. */
+uint32_t coordinator_run_endings(struct coordinator *c);
+/* Ends whatever is still active without asking the scheduler: the cluster is lost or stopped. */
+void coordinator_end_all(struct coordinator *c, enum finish_reason reason, enum status failure,
+                         const char *message);
+
+#endif

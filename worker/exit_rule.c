@@ -1,0 +1,46 @@
+/* Decides at which loop a row gets off, in the published code's fp32 arithmetic. */
+#include "worker/exit_rule.h"
+
+#include "worker/rng.h"
+
+#include <assert.h>
+
+/* The loop that (seed, position) draws from the forced distribution; 1-based. */
+static uint32_t forced_loop(const struct sequence_params *params, uint32_t position)
+{
+    double u = rng_uniform(params->sampling.seed, position, RNG_FORCED_EXIT);
+    double sum = 0.0;
+    for (uint32_t t = 1; t < params->n_force_exits; t++) {
+        sum += (double)params->force_exits[t - 1];
+        if (u < sum)
+            return t;
+    }
+    /* What remains belongs to the last entry, so that "0.33,0.33,0.33" is a distribution, too. */
+    return params->n_force_exits;
+}
+
+bool exit_rule_may_exit(const struct sequence_params *params, uint32_t loop, uint32_t position)
+{
+    if (loop >= params->max_loops)
+        return true;
+    if (params->n_force_exits > 0)
+        return loop >= forced_loop(params, position);
+    return params->exit_mode != EXIT_MODE_FULL && params->exit_threshold < 1.0f &&
+           loop >= params->min_loops;
+}
+
+bool exit_rule_step(const struct sequence_params *params, uint32_t loop, uint32_t position,
+                    float lambda, struct exit_state *state)
+{
+    assert(loop >= 1 && loop <= params->max_loops);
+    if (loop == params->max_loops) {
+        state->cdf += state->survival;
+        state->survival = 0.0f;
+        return true;
+    }
+    state->cdf += lambda * state->survival;
+    state->survival *= 1.0f - lambda;
+    if (!exit_rule_may_exit(params, loop, position))
+        return false;
+    return params->n_force_exits > 0 || state->cdf >= params->exit_threshold;
+}

@@ -1,0 +1,283 @@
+/* A replica's life: how much fits, create and destroy, rows in and out of its store. */
+#include "worker/replica.h"
+
+#include "worker/replica_parts.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    HEAD_MAX_ROWS = 64,
+    HEAD_MAX_BYTES = 16 * 1024 * 1024, /* of logits: 64 rows up to a vocabulary of 65,536 */
+    MAX_BATCH_ROWS = 65536,
+    CARVE_BYTES = 64
+};
+
+uint32_t replica_head_group(const struct model_config *model, uint32_t max_batch_rows)
+{
+    size_t n = HEAD_MAX_BYTES / ((size_t)model->vocab_size * sizeof(float));
+    if (n > HEAD_MAX_ROWS)
+        n = HEAD_MAX_ROWS;
+    if (n > max_batch_rows)
+        n = max_batch_rows;
+    return n > 0 ? (uint32_t)n : 1;
+}
+
+static size_t carved_bytes(size_t n_floats)
+{
+    return (n_floats * sizeof(float) + CARVE_BYTES - 1) / CARVE_BYTES * CARVE_BYTES;
+}
+
+/* Activations of the block, then lambda, head rows and logits. */
+static enum status workspace_bytes(const struct model_config *model, uint32_t max_rows,
+                                   size_t *bytes, struct err *err)
+{
+    size_t block;
+    enum status st = block_workspace_bytes(model, max_rows, &block, err);
+    if (st != STATUS_OK)
+        return st;
+    size_t group = replica_head_group(model, max_rows);
+    *bytes = block + carved_bytes(max_rows) + carved_bytes(group * (size_t)model->d_model) +
+             carved_bytes(group * (size_t)model->vocab_size);
+    return STATUS_OK;
+}
+
+enum status replica_plan(const struct model_config *model, const struct replica_config *config,
+                         struct replica_geometry *out, struct err *err)
+{
+    if (config->kv_dtype != DTYPE_F32 && config->kv_dtype != DTYPE_BF16)
+        return err_set(err, STATUS_UNSUPPORTED, "kv dtype %s: use f32 or bf16",
+                       dtype_name(config->kv_dtype));
+    if (config->block_size == 0 || config->block_size > 4096)
+        return err_set(err, STATUS_INVALID, "KV block size %u is outside 1..4096",
+                       config->block_size);
+    if (config->max_batch_rows == 0 || config->max_batch_rows > MAX_BATCH_ROWS)
+        return err_set(err, STATUS_INVALID, "batch rows %u is outside 1..%d",
+                       config->max_batch_rows, MAX_BATCH_ROWS);
+    uint64_t block_kv =
+        (uint64_t)config->block_size * config_kv_bytes_per_position(model, config->kv_dtype);
+    uint64_t block_rows = (uint64_t)config->block_size * (uint64_t)model->d_model * sizeof(float);
+    uint64_t n = config->kv_bytes / (block_kv + block_rows);
+    if (n == 0)
+        return err_set(err, STATUS_NO_MEMORY,
+                       "%llu bytes of KV memory hold no block: one of %u positions needs %llu",
+                       (unsigned long long)config->kv_bytes, config->block_size,
+                       (unsigned long long)(block_kv + block_rows));
+    if (n > (uint64_t)INT32_MAX / config->block_size) /* slots and blocks are int32 in a batch */
+        n = (uint64_t)INT32_MAX / config->block_size;
+    size_t workspace;
+    enum status st = workspace_bytes(model, config->max_batch_rows, &workspace, err);
+    if (st != STATUS_OK)
+        return st;
+    *out = (struct replica_geometry){
+        .n_blocks = (uint32_t)n,
+        .block_size = config->block_size,
+        .n_slots = (uint32_t)n * config->block_size,
+        .kv_bytes = n * block_kv,
+        .row_bytes = n * block_rows,
+        .workspace_bytes = workspace,
+    };
+    return STATUS_OK;
+}
+
+static enum status load_weights(struct replica *r, const struct checkpoint *checkpoint,
+                                struct err *err)
+{
+    const struct model_weights *w = &checkpoint->weights;
+    enum status st = block_load(&r->block, r->kernels, checkpoint, err);
+    if (st == STATUS_OK)
+        st = kernels_weight_load(r->kernels, &w->embed, &r->embed, err);
+    if (st == STATUS_OK && w->head.data != w->embed.data)
+        st = kernels_weight_load(r->kernels, &w->head, &r->head, err);
+    else
+        r->head = r->embed; /* tied: one copy on a backend that copies */
+    if (st == STATUS_OK && w->gate.data)
+        st = kernels_weight_load(r->kernels, &w->gate, &r->gate, err);
+    if (st == STATUS_OK && w->gate_bias.data)
+        st = kernels_weight_load(r->kernels, &w->gate_bias, &r->gate_bias, err);
+    return st;
+}
+
+static enum status reserve_device(struct replica *r, struct err *err)
+{
+    const struct model_config *m = &r->model;
+    struct replica_geometry *g = &r->geometry;
+    enum status st =
+        kernels_kv_create(r->kernels, r->config.kv_dtype, (int)g->n_blocks, (int)g->block_size,
+                          m->n_layers, m->n_kv_heads, m->head_dim, &r->kv, err);
+    if (st == STATUS_OK)
+        st = kernels_alloc(r->kernels, g->row_bytes, false, &r->store, err);
+    if (st == STATUS_OK)
+        st = kernels_alloc(r->kernels, g->workspace_bytes, false, &r->workspace, err);
+    if (st != STATUS_OK)
+        return st;
+    g->kv_bytes = r->kv.memory.len_bytes;
+    g->row_bytes = r->store.len_bytes;
+
+    size_t block_bytes;
+    st = block_workspace_bytes(m, r->config.max_batch_rows, &block_bytes, err);
+    if (st != STATUS_OK)
+        return st;
+    char *at = r->workspace.data;
+    block_workspace_carve(m, r->config.max_batch_rows, at, &r->block_workspace);
+    at += block_bytes;
+    r->lambda = (float *)(void *)at;
+    at += carved_bytes(r->config.max_batch_rows);
+    r->head_rows = (float *)(void *)at;
+    at += carved_bytes(r->head_group * (size_t)m->d_model);
+    r->logits = (float *)(void *)at;
+    return STATUS_OK;
+}
+
+static enum status reserve_host(struct replica *r, struct err *err)
+{
+    size_t n = r->config.max_batch_rows, vocab = (size_t)r->model.vocab_size;
+    r->select_ids = malloc(vocab * sizeof *r->select_ids);
+    r->gate_rows = malloc(n * sizeof *r->gate_rows);
+    r->gate_index = malloc(n * sizeof *r->gate_index);
+    r->host_lambda = malloc(n * sizeof *r->host_lambda);
+    r->head_list = malloc(n * sizeof *r->head_list);
+    r->head_segment = malloc(n * sizeof *r->head_segment);
+    r->host_logits = malloc(r->head_group * vocab * sizeof *r->host_logits);
+    if (!r->select_ids || !r->gate_rows || !r->gate_index || !r->host_lambda || !r->head_list ||
+        !r->head_segment || !r->host_logits)
+        return err_set(err, STATUS_NO_MEMORY, "no memory for a batch of %zu rows", n);
+    return sampler_create(r->model.vocab_size, &r->sampler, err);
+}
+
+enum status replica_create(const struct checkpoint *checkpoint, const struct replica_config *config,
+                           struct replica **out, struct err *err)
+{
+    struct replica_geometry geometry;
+    enum status st = replica_plan(&checkpoint->config, config, &geometry, err);
+    if (st != STATUS_OK)
+        return st;
+    struct replica *r = calloc(1, sizeof *r);
+    if (!r)
+        return err_set(err, STATUS_NO_MEMORY, "no memory for a replica");
+    r->config = *config;
+    r->config.backend = r->config.isa = NULL; /* borrowed until return */
+    r->geometry = geometry;
+    r->model = checkpoint->config;
+    r->head_group = replica_head_group(&r->model, config->max_batch_rows);
+
+    struct kernels_options options = {
+        .isa = config->isa, .n_threads = config->n_threads, .may_spin = config->may_spin};
+    st = kernels_create(config->backend ? config->backend : "auto", &options, &r->kernels, err);
+    if (st == STATUS_OK)
+        st = kernels_stream_create(r->kernels, "compute", &r->compute, err);
+    if (st == STATUS_OK)
+        st = kernels_stream_create(r->kernels, "rows", &r->rows, err);
+    if (st == STATUS_OK)
+        st = load_weights(r, checkpoint, err);
+    if (st == STATUS_OK)
+        st = reserve_device(r, err);
+    if (st == STATUS_OK)
+        st = reserve_host(r, err);
+    if (st != STATUS_OK) {
+        replica_destroy(r);
+        return st;
+    }
+    *out = r;
+    return STATUS_OK;
+}
+
+static void unload_weights(struct replica *r)
+{
+    if (r->head.data && r->head.data != r->embed.data)
+        kernels_weight_unload(r->kernels, &r->head);
+    struct kernels_weight *rest[] = {&r->embed, &r->gate, &r->gate_bias};
+    for (size_t i = 0; i < sizeof rest / sizeof rest[0]; i++)
+        if (rest[i]->data)
+            kernels_weight_unload(r->kernels, rest[i]);
+    block_unload(&r->block, r->kernels);
+}
+
+void replica_destroy(struct replica *r)
+{
+    if (!r)
+        return;
+    if (r->kernels) {
+        if (r->compute)
+            kernels_stream_destroy(r->compute);
+        if (r->rows)
+            kernels_stream_destroy(r->rows);
+        kernels_free(r->kernels, &r->workspace);
+        kernels_free(r->kernels, &r->store);
+        kernels_kv_destroy(r->kernels, &r->kv);
+        unload_weights(r);
+        kernels_destroy(r->kernels);
+    }
+    sampler_destroy(r->sampler);
+    free(r->select_ids);
+    free(r->gate_rows);
+    free(r->gate_index);
+    free(r->host_lambda);
+    free(r->head_list);
+    free(r->head_segment);
+    free(r->host_logits);
+    free(r->observations.items);
+    free(r->observations.ids);
+    free(r->observations.logits);
+    free(r);
+}
+
+const struct replica_geometry *replica_get_geometry(const struct replica *r)
+{
+    return &r->geometry;
+}
+
+const char *replica_isa(const struct replica *r)
+{
+    return kernels_isa(r->kernels);
+}
+
+int replica_threads(const struct replica *r)
+{
+    return kernels_threads(r->kernels);
+}
+
+/* Slots of neighbouring rows are often neighbours: one copy serves a run of them. */
+static uint32_t run_length(const int32_t *slots, uint32_t n)
+{
+    uint32_t len = 1;
+    while (len < n && slots[len] == slots[0] + (int32_t)len)
+        len++;
+    return len;
+}
+
+static enum status check_slots(const struct replica *r, const int32_t *slots, uint32_t n,
+                               struct err *err)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (slots[i] < 0 || (uint32_t)slots[i] >= r->geometry.n_slots)
+            return err_set(err, STATUS_INTERNAL, "row slot %d is outside the store of %u", slots[i],
+                           r->geometry.n_slots);
+    return STATUS_OK;
+}
+
+enum status replica_write_rows(struct replica *r, const int32_t *slots, uint32_t n,
+                               const void *rows, struct err *err)
+{
+    size_t row = (size_t)r->model.d_model * sizeof(float);
+    enum status st = check_slots(r, slots, n, err);
+    for (uint32_t i = 0, len; i < n && st == STATUS_OK; i += len) {
+        len = run_length(slots + i, n - i);
+        st = kernels_upload(r->rows, (char *)r->store.data + (size_t)slots[i] * row,
+                            (const char *)rows + i * row, len * row, err);
+    }
+    return st == STATUS_OK ? kernels_stream_sync(r->rows, err) : st;
+}
+
+enum status replica_read_rows(struct replica *r, const int32_t *slots, uint32_t n, void *rows,
+                              struct err *err)
+{
+    size_t row = (size_t)r->model.d_model * sizeof(float);
+    enum status st = check_slots(r, slots, n, err);
+    for (uint32_t i = 0, len; i < n && st == STATUS_OK; i += len) {
+        len = run_length(slots + i, n - i);
+        st = kernels_download(r->rows, (char *)rows + i * row,
+                              (const char *)r->store.data + (size_t)slots[i] * row, len * row, err);
+    }
+    return st == STATUS_OK ? kernels_stream_sync(r->rows, err) : st;
+}

@@ -1,0 +1,91 @@
+/* Measures what a batch and what a row cost on this machine, before the first sequence. */
+#include "worker/replica_parts.h"
+
+#include <string.h>
+#include <time.h>
+
+enum { N_REPEATS = 3, MANY_ROWS = 32 };
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static uint64_t median3(uint64_t a, uint64_t b, uint64_t c)
+{
+    uint64_t low = a < b ? a : b, high = a < b ? b : a;
+    return c < low ? low : c > high ? high : c;
+}
+
+/* One layer over n rows of one sequence, positions 0..n-1 in the first blocks of the pool, which
+ * no sequence holds yet: whoever gets them later writes a position before it reads it. */
+static enum status time_layer(struct replica *r, int layer, uint32_t n, uint64_t *took_ns,
+                              struct err *err)
+{
+    int32_t table[MANY_ROWS];
+    uint32_t n_blocks = (n + r->geometry.block_size - 1) / r->geometry.block_size;
+    for (uint32_t i = 0; i < n_blocks; i++)
+        table[i] = (int32_t)i;
+    struct kernels_segment segment = {.n_rows = (int32_t)n, .n_blocks = (int32_t)n_blocks};
+    struct kernels_batch batch = {
+        .n_rows = (int32_t)n, .n_segments = 1, .segments = &segment, .block_table = table};
+    enum status st = block_positions(&r->block, r->compute, &r->block_workspace, &batch, err);
+    if (st == STATUS_OK)
+        st = kernels_stream_sync(r->compute, err);
+    uint64_t start_ns = now_ns();
+    if (st == STATUS_OK)
+        st =
+            block_layers(&r->block, r->compute, &r->block_workspace, &batch, &r->kv, layer, 1, err);
+    if (st == STATUS_OK)
+        st = kernels_stream_sync(r->compute, err);
+    *took_ns = now_ns() - start_ns;
+    return st;
+}
+
+/* Rows of token 0's embedding: real values, because zeros and leftovers may run at another speed.
+ */
+static enum status load_scratch(struct replica *r, uint32_t n, struct err *err)
+{
+    int32_t slots[MANY_ROWS] = {0}, ids[MANY_ROWS] = {0};
+    const struct block_workspace *w = &r->block_workspace;
+    enum status st =
+        kernels_load_rows(r->compute, w->h, r->store.data, slots, &r->embed, ids, (int)n, err);
+    if (st == STATUS_OK)
+        st = kernels_rms_norm(r->compute, w->y, w->h, &r->block.layers[0].norm_attention, (int)n,
+                              r->model.rms_norm_eps, err);
+    return st == STATUS_OK ? kernels_stream_sync(r->compute, err) : st;
+}
+
+enum status replica_calibrate(struct replica *r, uint64_t *batch_ns, uint64_t *row_ns,
+                              struct err *err)
+{
+    uint32_t many = r->config.max_batch_rows < MANY_ROWS ? r->config.max_batch_rows : MANY_ROWS;
+    if (many > r->geometry.n_slots)
+        many = r->geometry.n_slots;
+    uint64_t one_ns[N_REPEATS], many_ns[N_REPEATS];
+    enum status st = load_scratch(r, many, err);
+    for (int i = 0; i < N_REPEATS && st == STATUS_OK; i++) {
+        /* Other layers in turn, so that weights come from memory as in a real batch; once before
+         * the clock counts, so that pages are mapped. */
+        int layer = i % r->model.n_layers;
+        st = time_layer(r, layer, 1, &one_ns[i], err);
+        if (st == STATUS_OK)
+            st = time_layer(r, layer, many, &many_ns[i], err);
+        if (st == STATUS_OK)
+            st = time_layer(r, layer, 1, &one_ns[i], err);
+    }
+    if (st != STATUS_OK)
+        return st;
+    uint64_t one = median3(one_ns[0], one_ns[1], one_ns[2]);
+    uint64_t all = median3(many_ns[0], many_ns[1], many_ns[2]);
+    uint64_t n_layers = (uint64_t)r->model.n_layers;
+    uint64_t row = many > 1 && all > one ? (all - one) * n_layers / (many - 1) : 0;
+    if (row == 0)
+        row = 1;
+    uint64_t total = one * n_layers;
+    *row_ns = row;
+    *batch_ns = total > row ? total - row : 0;
+    return STATUS_OK;
+}

@@ -1,0 +1,286 @@
+/* Runs one batch: rows in, the block, gate, exits, head, sampler, observations. */
+#include "worker/replica_parts.h"
+
+#include "worker/select.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static bool is_observed(const struct batch_segment *segment)
+{
+    return segment->params->observe_top > 0;
+}
+
+static int32_t last_row(const struct kernels_segment *g)
+{
+    return g->first_row + g->n_rows - 1;
+}
+
+/* Our own mistakes, found before they reach memory; the kernels check shapes and block tables. */
+static enum status check_batch(const struct replica *r, const struct batch *b, struct err *err)
+{
+    if (b->n_rows == 0 || b->n_rows > r->config.max_batch_rows)
+        return err_set(err, STATUS_INTERNAL, "a batch of %u rows, room is for 1..%u", b->n_rows,
+                       r->config.max_batch_rows);
+    if (b->n_segments == 0 || b->n_segments > b->n_rows)
+        return err_set(err, STATUS_INTERNAL, "a batch of %u rows in %u segments", b->n_rows,
+                       b->n_segments);
+    for (uint32_t i = 0; i < b->n_rows; i++) {
+        if (b->slots[i] < 0 || (uint32_t)b->slots[i] >= r->geometry.n_slots)
+            return err_set(err, STATUS_INTERNAL, "row %u of a batch has slot %d of %u", i,
+                           b->slots[i], r->geometry.n_slots);
+        if (b->ids[i] < -1 || b->ids[i] >= r->model.vocab_size)
+            return err_set(err, STATUS_INTERNAL, "row %u of a batch has token id %d of %d", i,
+                           b->ids[i], r->model.vocab_size);
+    }
+    return STATUS_OK;
+}
+
+/* Rows whose gate anybody reads: live rows, and all rows of observed segments. */
+static int list_gates(struct replica *r, const struct batch *b)
+{
+    int n = 0;
+    for (uint32_t i = 0; i < b->n_rows; i++)
+        r->gate_index[i] = -1;
+    for (uint32_t i = 0; i < b->n_segments; i++) {
+        const struct kernels_segment *g = &b->geometry[i];
+        int32_t first = is_observed(&b->segments[i]) ? g->first_row : last_row(g);
+        if (!is_observed(&b->segments[i]) && !b->segments[i].has_live)
+            continue;
+        for (int32_t row = first; row <= last_row(g); row++) {
+            r->gate_index[row] = n;
+            r->gate_rows[n++] = row;
+        }
+    }
+    return n;
+}
+
+/* Rows in, one loop of the block, rows out, gates: everything until a decision needs the host. */
+static enum status run_block(struct replica *r, const struct batch *b, int n_gates, struct err *err)
+{
+    const struct block_workspace *w = &r->block_workspace;
+    struct kernels_stream *s = r->compute;
+    int n = (int)b->n_rows;
+    struct kernels_batch geometry = {.n_rows = n,
+                                     .n_segments = (int32_t)b->n_segments,
+                                     .segments = b->geometry,
+                                     .block_table = b->block_table};
+    enum status st = kernels_load_rows(s, w->h, r->store.data, b->slots, &r->embed, b->ids, n, err);
+    if (st == STATUS_OK)
+        st = block_run(&r->block, s, w, &geometry, &r->kv, err);
+    if (st == STATUS_OK)
+        st = kernels_store_rows(s, r->store.data, b->slots, w->y, n, r->model.d_model, err);
+    if (st == STATUS_OK && n_gates > 0 && r->gate.data) {
+        st = kernels_gate(s, r->lambda, w->y, r->gate_rows, n_gates, &r->gate, &r->gate_bias, err);
+        if (st == STATUS_OK)
+            st = kernels_download(s, r->host_lambda, r->lambda, (size_t)n_gates * sizeof(float),
+                                  err);
+    }
+    if (st == STATUS_OK)
+        st = kernels_stream_sync(s, err);
+    for (int i = 0; i < n_gates && !r->gate.data; i++)
+        r->host_lambda[i] = 0; /* no gate: nothing gets off before its last loop */
+    return st;
+}
+
+/* Exit rule on the live rows; a segment with a non-finite gate fails alone. */
+static void decide_exits(struct replica *r, const struct batch *b, struct batch_result *result)
+{
+    for (uint32_t i = 0; i < b->n_segments; i++) {
+        const struct batch_segment *segment = &b->segments[i];
+        const struct kernels_segment *g = &b->geometry[i];
+        struct batch_outcome *o = &result->outcomes[i];
+        *o = (struct batch_outcome){.failure = STATUS_OK, .exit = segment->exit};
+        if (is_observed(segment))
+            for (int32_t row = g->first_row; row <= last_row(g); row++)
+                if (!isfinite(r->host_lambda[r->gate_index[row]]))
+                    o->failure = STATUS_CORRUPT;
+        if (!segment->has_live)
+            continue;
+        o->lambda = r->host_lambda[r->gate_index[last_row(g)]];
+        if (!isfinite(o->lambda))
+            o->failure = STATUS_CORRUPT;
+        if (o->failure != STATUS_OK)
+            continue;
+        uint32_t position = (uint32_t)(g->first_position + g->n_rows - 1);
+        o->is_exit = exit_rule_step(segment->params, segment->loop, position, o->lambda, &o->exit);
+    }
+}
+
+static uint32_t list_heads(struct replica *r, const struct batch *b,
+                           const struct batch_result *result)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < b->n_segments; i++) {
+        const struct kernels_segment *g = &b->geometry[i];
+        bool all = is_observed(&b->segments[i]);
+        if (result->outcomes[i].failure != STATUS_OK || (!all && !result->outcomes[i].is_exit))
+            continue;
+        for (int32_t row = all ? g->first_row : last_row(g); row <= last_row(g); row++) {
+            r->head_list[n] = row;
+            r->head_segment[n++] = (int32_t)i;
+        }
+    }
+    return n;
+}
+
+static uint32_t n_observed_top(const struct replica *r, const struct batch_segment *segment)
+{
+    uint32_t vocab = (uint32_t)r->model.vocab_size, top = segment->params->observe_top;
+    return top < vocab ? top : vocab;
+}
+
+/* Makes room for all observations of a run before the first is written, because items point into
+ * the arrays. */
+static enum status reserve_observations(struct replica *r, const struct batch *b, uint32_t n_heads,
+                                        struct err *err)
+{
+    struct replica_observations *o = &r->observations;
+    uint32_t n = 0;
+    size_t n_top = 0;
+    o->n = 0;
+    o->n_top = 0;
+    for (uint32_t i = 0; i < n_heads; i++) {
+        const struct batch_segment *segment = &b->segments[r->head_segment[i]];
+        if (is_observed(segment)) {
+            n++;
+            n_top += n_observed_top(r, segment);
+        }
+    }
+    if (n > o->cap) {
+        void *items = realloc(o->items, n * sizeof *o->items);
+        if (!items)
+            goto no_memory;
+        o->items = items;
+        o->cap = n;
+    }
+    if (n_top > o->cap_top) {
+        void *ids = realloc(o->ids, n_top * sizeof *o->ids);
+        if (ids)
+            o->ids = ids;
+        void *logits = ids ? realloc(o->logits, n_top * sizeof *o->logits) : NULL;
+        if (!logits)
+            goto no_memory;
+        o->logits = logits;
+        o->cap_top = n_top;
+    }
+    return STATUS_OK;
+
+no_memory:
+    return err_set(err, STATUS_NO_MEMORY,
+                   "no memory for %u observed rows with %zu top tokens; observe fewer", n, n_top);
+}
+
+/* False when the row's largest logit is not finite. */
+static bool observe(struct replica *r, const struct batch *b, uint32_t i_segment, int32_t row,
+                    const float *logits)
+{
+    const struct batch_segment *segment = &b->segments[i_segment];
+    const struct kernels_segment *g = &b->geometry[i_segment];
+    struct replica_observations *o = &r->observations;
+    struct control_observation *item = &o->items[o->n++];
+    *item = (struct control_observation){
+        .sequence = segment->sequence,
+        .position = (uint32_t)(g->first_position + row - g->first_row),
+        .loop = segment->loop,
+        .lambda = r->host_lambda[r->gate_index[row]],
+        .n_top = n_observed_top(r, segment),
+        .top_ids = o->ids + o->n_top,
+        .top_logits = o->logits + o->n_top,
+    };
+    struct select heap;
+    select_init(&heap, logits, r->select_ids, r->model.vocab_size);
+    for (uint32_t i = 0; i < item->n_top; i++) {
+        int32_t id = select_pop(&heap);
+        o->ids[o->n_top] = id;
+        o->logits[o->n_top] = logits[id];
+        o->n_top++;
+    }
+    return isfinite(item->top_logits[0]);
+}
+
+static void sample(struct replica *r, const struct batch *b, uint32_t i_segment,
+                   const float *logits, struct batch_outcome *o)
+{
+    const struct batch_segment *segment = &b->segments[i_segment];
+    const struct kernels_segment *g = &b->geometry[i_segment];
+    uint32_t position = (uint32_t)(g->first_position + g->n_rows);
+    struct sampler_history history = {.pool_ids = b->pool_ids,
+                                      .blocks = b->block_table + g->first_block,
+                                      .block_size = b->block_size,
+                                      .n_history = position};
+    o->failure =
+        sampler_sample(r->sampler, segment->params, logits, &history, position, &o->token, NULL);
+    o->token.sequence = segment->sequence;
+    o->token.position = position;
+    o->token.exit_loop = segment->loop;
+    o->token.cdf = o->exit.cdf;
+}
+
+static enum status run_heads(struct replica *r, const struct batch *b, uint32_t n_heads,
+                             struct batch_result *result, struct err *err)
+{
+    struct kernels_stream *s = r->compute;
+    size_t vocab = (size_t)r->model.vocab_size;
+    const struct kernels_weight *const head[] = {&r->head};
+    enum status st = STATUS_OK;
+    for (uint32_t first = 0; first < n_heads && st == STATUS_OK; first += r->head_group) {
+        uint32_t n = n_heads - first < r->head_group ? n_heads - first : r->head_group;
+        st = kernels_gather_rows(s, r->head_rows, r->block_workspace.y, r->head_list + first,
+                                 (int)n, r->model.d_model, err);
+        if (st == STATUS_OK)
+            st = kernels_linear(s, &r->logits, r->head_rows, head, 1, (int)n, err);
+        if (st == STATUS_OK)
+            st = kernels_download(s, r->host_logits, r->logits, n * vocab * sizeof(float), err);
+        if (st == STATUS_OK)
+            st = kernels_stream_sync(s, err);
+        for (uint32_t i = 0; i < n && st == STATUS_OK; i++) {
+            uint32_t segment = (uint32_t)r->head_segment[first + i];
+            int32_t row = r->head_list[first + i];
+            struct batch_outcome *o = &result->outcomes[segment];
+            const float *logits = r->host_logits + i * vocab;
+            if (is_observed(&b->segments[segment]) && !observe(r, b, segment, row, logits))
+                o->failure = STATUS_CORRUPT;
+            if (o->failure == STATUS_OK && o->is_exit && row == last_row(&b->geometry[segment]))
+                sample(r, b, segment, logits, o);
+        }
+    }
+    return st;
+}
+
+enum status replica_run(struct replica *r, const struct batch *batch, struct batch_result *result,
+                        struct err *err)
+{
+    uint64_t start_ns = now_ns();
+    enum status st = check_batch(r, batch, err);
+    if (st != STATUS_OK)
+        return st;
+    st = run_block(r, batch, list_gates(r, batch), err);
+    if (st != STATUS_OK)
+        return st;
+    decide_exits(r, batch, result);
+    uint32_t n_heads = list_heads(r, batch, result);
+    st = reserve_observations(r, batch, n_heads, err);
+    if (st == STATUS_OK)
+        st = run_heads(r, batch, n_heads, result, err);
+    if (st != STATUS_OK)
+        return st;
+    for (uint32_t i = 0; i < batch->n_segments; i++) /* a failed sequence draws nothing */
+        if (result->outcomes[i].failure != STATUS_OK)
+            result->outcomes[i].is_exit = false;
+    result->n_segments = batch->n_segments;
+    result->n_heads = n_heads;
+    result->n_observations = r->observations.n;
+    result->observations = r->observations.items;
+    result->compute_ns = now_ns() - start_ns;
+    return STATUS_OK;
+}

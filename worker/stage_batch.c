@@ -1,0 +1,148 @@
+/* Forms one batch out of the rows that wait: live rows first, then prompt rows, each oldest first,
+ * within the row budget. */
+#include "cluster/ring.h"
+#include "worker/stage_state.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+/* Appends up to `budget` rows of the lane as a segment. False when the KV pool has no block for
+ * them: then the sequence has failed. */
+static bool take_segment(struct stage *s, uint32_t index, uint32_t budget, uint32_t *n_table)
+{
+    struct stage_sequence *q = stage_lane_sequence(s, index);
+    struct stage_lane *lane = stage_lane_at(s, index);
+    struct batch *b = &s->batch;
+    uint32_t loop = stage_lane_loop(index);
+    uint32_t n = lane->n_ready < budget ? lane->n_ready : budget;
+    uint32_t first = lane->frontier;
+    uint32_t end = first + n;
+    if (!kv_blocks_cover(&s->kv, &lane->blocks, end)) {
+        char message[sizeof s->output.notices->message];
+        snprintf(message, sizeof message,
+                 "sequence %" PRIu64 " loop %" PRIu32 " position %" PRIu32 ": all %" PRIu32
+                 " KV blocks are in use",
+                 q->params.sequence, loop, first, s->kv.pool.n_items);
+        stage_sequence_fail(s, q, STATUS_NO_MEMORY, message);
+        return false;
+    }
+    bool has_live = lane->is_live_pending && n == lane->pending.n;
+    uint32_t n_blocks = kv_blocks_needed(end, s->kv.block_size);
+    int32_t *table = b->block_table + *n_table;
+    kv_blocks_list(&s->kv, &lane->blocks, n_blocks, table);
+    b->segments[b->n_segments] =
+        (struct batch_segment){.sequence = q->params.sequence,
+                               .params = &q->params,
+                               .loop = loop,
+                               .has_live = has_live,
+                               .exit = has_live ? lane->exit : (struct exit_state){1.0f, 0.0f}};
+    b->geometry[b->n_segments] = (struct kernels_segment){.first_row = (int32_t)b->n_rows,
+                                                          .n_rows = (int32_t)n,
+                                                          .first_position = (int32_t)first,
+                                                          .first_block = (int32_t)*n_table,
+                                                          .n_blocks = (int32_t)n_blocks};
+    s->batch_lanes[b->n_segments++] = index;
+    stage_rows_take(s, index, n, b->slots + b->n_rows);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t row = b->n_rows + i;
+        int32_t id = s->slot_ids[b->slots[row]];
+        b->ids[row] = loop == 1 ? id : -1;
+        kv_blocks_set_id(&s->kv, table, first + i, id);
+    }
+    b->n_rows += n;
+    *n_table += n_blocks;
+    q->n_running_segments++;
+    s->counters.rows_by_loop[loop - 1] += n;
+    return true;
+}
+
+static void form_batch(struct stage *s)
+{
+    struct batch *b = &s->batch;
+    b->n_rows = b->n_segments = 0;
+    uint32_t n_table = 0;
+    for (int queue = QUEUE_LIVE; queue <= QUEUE_PROMPT; queue++) {
+        uint32_t index = s->queues[queue].head;
+        while (index != CHAIN_NONE && b->n_rows < s->config.max_batch_rows) {
+            /* Taking a segment may move this lane to another queue, but no other lane. */
+            uint32_t next = stage_lane_at(s, index)->next;
+            /* A lane has one segment a batch: the rest of a split one waits for its frontier. */
+            bool is_taken = stage_lane_at(s, index)->n_running > 0;
+            if (!is_taken &&
+                !take_segment(s, index, s->config.max_batch_rows - b->n_rows, &n_table))
+                next = s->queues[queue].head; /* the failed sequence took other lanes along */
+            index = next;
+        }
+    }
+}
+
+/* Tells each mate that this batch may feed that one is under way, so that it can wait for it. */
+static void announce(struct stage *s)
+{
+    if (s->config.batching == BATCHING_GREEDY)
+        return;
+    int ring_size = (int)s->config.ring_size;
+    for (uint32_t i = 0; i < s->batch.n_segments; i++) {
+        const struct batch_segment *segment = &s->batch.segments[i];
+        const struct kernels_segment *geometry = &s->batch.geometry[i];
+        const struct sequence_params *p = segment->params;
+        uint32_t first = (uint32_t)geometry->first_position, n = (uint32_t)geometry->n_rows;
+        uint32_t last = first + n - 1;
+        uint32_t feeds[2], n_feeds = 0; /* loops */
+        if (segment->loop < p->max_loops &&
+            (segment->has_live || stage_forward_is_eager(p, first, n)))
+            feeds[n_feeds++] = segment->loop + 1;
+        if (segment->has_live && exit_rule_may_exit(p, segment->loop, last) &&
+            !stage_forward_is_end(s, p, last + 1))
+            feeds[n_feeds++] = 1;
+        for (uint32_t j = 0; j < n_feeds; j++) {
+            uint32_t mate = (uint32_t)ring_worker(ring_size, p->ring_offset, feeds[j]);
+            if (mate == s->config.ring_index || s->is_announced[mate])
+                continue;
+            s->is_announced[mate] = true;
+            stage_output_flag(s, mate, BUNDLE_BUSY);
+        }
+    }
+}
+
+void stage_batch_consider(struct stage *s, const struct stage_event *event)
+{
+    s->is_waiting = s->is_waiting && !s->is_running && s->n_ready > 0;
+    if (s->is_running || s->n_ready == 0)
+        return;
+    if (!s->is_waiting) {
+        s->is_waiting = true;
+        s->waiting_since_ns = event->now_ns;
+    }
+    if (event->kind != STAGE_TIME && event->kind != STAGE_BATCH_DONE) {
+        /* What has arrived together shall go into one batch: the driver gives all of it, then the
+         * time. */
+        s->output.wake_at_ns = event->now_ns > 0 ? event->now_ns : 1;
+        return;
+    }
+    struct knee_input in = {.batching = s->config.batching,
+                            .n_ready = s->n_ready,
+                            .max_rows = s->config.max_batch_rows,
+                            .batch_ns = s->config.batch_ns,
+                            .row_ns = s->config.row_ns,
+                            /* A single stream has nobody to wait for. */
+                            .n_busy_mates = s->n_sequences > 1 ? s->n_busy_mates : 0,
+                            .waited_ns = event->now_ns - s->waiting_since_ns,
+                            .deadline_ns = s->config.wait_deadline_ns};
+    uint64_t again_ns = 0;
+    if (!knee_should_start(&in, &again_ns)) {
+        if (__builtin_add_overflow(event->now_ns, again_ns, &s->output.wake_at_ns))
+            s->output.wake_at_ns = UINT64_MAX;
+        return;
+    }
+    form_batch(s);
+    s->is_waiting = false;
+    if (s->batch.n_segments == 0)
+        return; /* every sequence that waited has failed for lack of blocks */
+    s->is_running = true;
+    s->output.start = &s->batch;
+    s->counters.n_batches++;
+    s->counters.n_rows += s->batch.n_rows;
+    announce(s);
+}

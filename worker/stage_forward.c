@@ -1,0 +1,170 @@
+/* Decides where the rows of a finished batch go: on to the next loop, parked, or off with a token.
+ */
+#include "cluster/ring.h"
+#include "worker/stage_state.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+bool stage_forward_is_eager(const struct sequence_params *params, uint32_t first_position,
+                            uint32_t n_rows)
+{
+    return params->prefill == PREFILL_EAGER && first_position + n_rows < params->prompt_tokens;
+}
+
+bool stage_forward_is_end(const struct stage *s, const struct sequence_params *params,
+                          uint32_t token_position)
+{
+    uint32_t n_generated = token_position - params->prompt_tokens + 1;
+    return n_generated >= params->max_tokens || token_position >= s->config.max_positions;
+}
+
+static bool is_stop_id(const struct sequence_params *p, uint32_t token_position, int32_t id)
+{
+    if (token_position - p->prompt_tokens < p->min_tokens)
+        return false; /* the sampler masks it there */
+    for (uint32_t i = 0; i < p->n_stop_ids; i++) {
+        if (p->stop_ids[i] == id)
+            return true;
+    }
+    return false;
+}
+
+/* The one place where a frontier moves: F(t) never passes F(t-1), as far as this worker knows both.
+ */
+static void lane_advance(struct stage *s, struct stage_sequence *q, uint32_t loop)
+{
+    struct stage_lane *lane = &q->lanes[loop - 1];
+    assert(lane->n_running > 0);
+    lane->frontier += lane->n_running;
+    lane->n_running = 0;
+    assert(loop == 1 || !stage_serves(s, &q->params, loop - 1) ||
+           lane->frontier <= q->lanes[loop - 2].frontier);
+    (void)s;
+}
+
+/* Sends all rows parked at `loop` on to the next one; live is the live row's state when the last of
+ * them is live. */
+static void go_deeper(struct stage *s, struct stage_sequence *q, uint32_t loop,
+                      const struct exit_state *live)
+{
+    struct stage_lane *lane = &q->lanes[loop - 1];
+    const struct sequence_params *p = &q->params;
+    uint32_t n = lane->parked.n;
+    uint32_t first = lane->frontier - n;
+    uint32_t mate = (uint32_t)ring_worker((int)s->config.ring_size, p->ring_offset, loop + 1);
+    if (live != NULL)
+        q->live_loop = 0;
+    if (mate == s->config.ring_index) {
+        s->n_parked -= n;
+        stage_rows_requeue(s, q, loop + 1, first, &lane->parked, -1, live);
+        return;
+    }
+    struct frame head = {.sequence = p->sequence,
+                         .loop = loop + 1,
+                         .first_position = first,
+                         .n_rows = n,
+                         .flags = live != NULL ? FRAME_LIVE : 0,
+                         .survival = live != NULL ? live->survival : 1.0f,
+                         .cdf = live != NULL ? live->cdf : 0.0f};
+    stage_output_frame(s, mate, &head);
+    uint32_t slot = lane->parked.head;
+    for (uint32_t i = 0; i < n; i++) {
+        stage_output_row(s, (int32_t)slot, s->slot_ids[slot]);
+        slot = s->slots.next[slot];
+    }
+    stage_rows_free_parked(s, lane);
+}
+
+/* Feeds a token back into loop 1. */
+static void start_next(struct stage *s, struct stage_sequence *q, uint32_t position, int32_t id)
+{
+    const struct sequence_params *p = &q->params;
+    uint32_t mate = (uint32_t)ring_worker((int)s->config.ring_size, p->ring_offset, 1);
+    const struct exit_state fresh = {.survival = 1.0f, .cdf = 0.0f};
+    if (mate == s->config.ring_index) {
+        stage_rows_requeue(s, q, 1, position, NULL, id, &fresh);
+        return;
+    }
+    struct frame head = {.sequence = p->sequence,
+                         .loop = 1,
+                         .first_position = position,
+                         .n_rows = 1,
+                         .flags = FRAME_LIVE,
+                         .survival = fresh.survival,
+                         .cdf = fresh.cdf};
+    stage_output_frame(s, mate, &head);
+    stage_output_row(s, -1, id); /* loop 1 embeds the id: no hidden state travels */
+}
+
+static void get_off(struct stage *s, struct stage_sequence *q, uint32_t loop, uint32_t position,
+                    const struct batch_outcome *outcome)
+{
+    const struct sequence_params *p = &q->params;
+    struct control_token token = outcome->token;
+    token.sequence = p->sequence;
+    token.position = position + 1;
+    token.exit_loop = loop;
+    token.cdf = outcome->exit.cdf;
+    token.is_last =
+        stage_forward_is_end(s, p, token.position) || is_stop_id(p, token.position, token.id);
+    stage_output_token(s, &token);
+    q->live_loop = 0;
+    if (!token.is_last)
+        start_next(s, q, token.position, token.id);
+}
+
+static void finish_segment(struct stage *s, uint32_t i, const struct batch_outcome *outcome)
+{
+    const struct kernels_segment *geometry = &s->batch.geometry[i];
+    const int32_t *slots = s->batch.slots + geometry->first_row;
+    uint32_t n = (uint32_t)geometry->n_rows, first = (uint32_t)geometry->first_position;
+    uint32_t last = first + n - 1;
+    struct stage_sequence *q = stage_lane_sequence(s, s->batch_lanes[i]);
+    uint32_t loop = stage_lane_loop(s->batch_lanes[i]);
+    struct stage_lane *lane = &q->lanes[loop - 1];
+    bool has_live = s->batch.segments[i].has_live;
+
+    lane_advance(s, q, loop);
+    uint32_t n_parked_before = lane->parked.n;
+    stage_rows_park(s, lane, slots, n);
+    if (q->state != SEQUENCE_OPEN) {
+        stage_rows_free_all(s, q);
+    } else if (outcome->failure != STATUS_OK) {
+        char message[sizeof s->output.notices->message];
+        snprintf(message, sizeof message,
+                 "sequence %" PRIu64 " loop %" PRIu32 " positions %" PRIu32 "..%" PRIu32
+                 ": the model gave non-finite values (%s)",
+                 q->params.sequence, loop, first, last, status_name(outcome->failure));
+        stage_sequence_fail(s, q, outcome->failure, message);
+    } else if (loop == q->params.max_loops) {
+        /* Nothing is deeper: the hidden states have done their work. */
+        stage_rows_free_parked(s, lane);
+        assert(!has_live || outcome->is_exit);
+        if (has_live)
+            get_off(s, q, loop, last, outcome);
+    } else if (has_live ? !outcome->is_exit : stage_forward_is_eager(&q->params, first, n)) {
+        s->counters.n_revived += n_parked_before;
+        go_deeper(s, q, loop, has_live ? &outcome->exit : NULL);
+    } else {
+        s->counters.n_parked += n;
+        if (has_live)
+            get_off(s, q, loop, last, outcome);
+    }
+    stage_sequence_segment_done(s, q);
+}
+
+void stage_forward_results(struct stage *s, const struct batch_result *result)
+{
+    assert(s->is_running && result->n_segments == s->batch.n_segments);
+    for (uint32_t i = 0; i < s->batch.n_segments; i++)
+        finish_segment(s, i, &result->outcomes[i]);
+    s->counters.n_heads += result->n_heads;
+    s->is_running = false;
+    for (uint32_t m = 0; m < s->config.ring_size; m++) {
+        if (s->is_announced[m])
+            stage_output_flag(s, m, BUNDLE_DONE);
+        s->is_announced[m] = false;
+    }
+}

@@ -1,0 +1,116 @@
+/* Carries out what the stage decided: copies rows, encodes messages, starts batches. */
+#include "cluster/host.h"
+#include "worker/worker_state.h"
+
+#include <assert.h>
+#include <string.h>
+
+/* Below this a batch runs on the driver's own thread: handing it to the compute thread and being
+ * woken costs tens of microseconds each way, and the driver is silent no longer than this. */
+enum { INLINE_BATCH_NS = 400 * 1000 };
+
+void worker_clock(struct worker *w, uint64_t now_ns)
+{
+    w->activity_ns[w->activity] += now_ns - w->activity_since_ns;
+    w->activity_since_ns = now_ns;
+    w->activity = w->running != NULL   ? WORKER_COMPUTING
+                  : w->wake_at_ns != 0 ? WORKER_WAITING
+                                       : WORKER_STARVED;
+}
+
+enum status worker_send_control(struct worker *w, const struct control_message *m, struct err *err)
+{
+    struct transport_message *message;
+    enum status status = transport_acquire(w->transport, control_size(m), &message, err);
+    if (status != STATUS_OK)
+        return status;
+    message->len_bytes = control_encode(m, message->bytes, message->cap_bytes);
+    return transport_post(w->transport, 0, message, err);
+}
+
+static enum status worker_send_bundle(struct worker *w, const struct stage_output *out,
+                                      const struct stage_send *send, struct err *err)
+{
+    size_t need_bytes = bundle_header_bytes();
+    for (uint32_t i = 0; i < send->n_frames; i++) {
+        const struct frame *head = &out->frames[send->first_frame + i].head;
+        need_bytes += frame_bytes(head->loop, head->n_rows, w->limits.d_model);
+    }
+    struct transport_message *message;
+    enum status status = transport_acquire(w->transport, need_bytes, &message, err);
+    if (status != STATUS_OK)
+        return status;
+    struct bundle_writer writer;
+    bundle_begin(&writer, message->bytes, message->cap_bytes, w->limits.d_model, send->flags);
+    for (uint32_t i = 0; i < send->n_frames; i++) {
+        const struct stage_frame *frame = &out->frames[send->first_frame + i];
+        void *ids, *rows;
+        status = bundle_add(&writer, &frame->head, &ids, &rows, err);
+        if (status == STATUS_OK)
+            memcpy(ids, out->ids + frame->first, frame->head.n_rows * sizeof *out->ids);
+        if (status == STATUS_OK && rows != NULL)
+            status = replica_read_rows(w->replica, out->slots + frame->first, frame->head.n_rows,
+                                       rows, err);
+        if (status != STATUS_OK) {
+            transport_release(w->transport, message);
+            return status;
+        }
+    }
+    message->len_bytes = bundle_end(&writer);
+    return transport_post(w->transport, w->ring_first_rank + (int)send->mate, message, err);
+}
+
+static enum status worker_send_notices(struct worker *w, const struct stage_output *out,
+                                       struct err *err)
+{
+    for (uint32_t i = 0; i < out->n_notices; i++) {
+        const struct stage_notice *notice = &out->notices[i];
+        struct control_message m = {.kind = notice->kind};
+        m.sequence.sequence = notice->sequence;
+        m.sequence.failure = notice->failure;
+        memcpy(m.sequence.message, notice->message, sizeof notice->message);
+        enum status status = worker_send_control(w, &m, err);
+        if (status != STATUS_OK)
+            return status;
+    }
+    if (out->n_tokens == 0)
+        return STATUS_OK;
+    struct control_message m = {.kind = CONTROL_TOKENS};
+    m.tokens.n = out->n_tokens;
+    m.tokens.items = out->tokens;
+    return worker_send_control(w, &m, err);
+}
+
+enum status worker_step(struct worker *w, const struct stage_event *event, struct err *err)
+{
+    const struct stage_output *out;
+    enum status status = stage_step(w->stage, event, &out, err);
+    /* A frame that breaks the protocol fails its own sequence (by a notice in out), not this
+     * worker. */
+    if (status != STATUS_OK && status != STATUS_CORRUPT)
+        return status;
+    status = STATUS_OK;
+    if (out->n_copy > 0)
+        status =
+            replica_write_rows(w->replica, out->copy_slots, out->n_copy, event->frame->rows, err);
+    /* The coordinator hears of tokens before anything else is done with them: it streams them. */
+    if (status == STATUS_OK)
+        status = worker_send_notices(w, out, err);
+    for (uint32_t i = 0; status == STATUS_OK && i < out->n_sends; i++)
+        status = worker_send_bundle(w, out, &out->sends[i], err);
+    if (status != STATUS_OK)
+        return status;
+
+    w->wake_at_ns = out->wake_at_ns;
+    if (out->start != NULL) {
+        assert(w->running == NULL);
+        w->running = out->start;
+        worker_clock(w, host_now_ns());
+        double expected_ns = w->cost.batch_ns + w->cost.row_ns * out->start->n_rows;
+        if (expected_ns < INLINE_BATCH_NS)
+            compute_run_here(w->compute, out->start);
+        else
+            compute_start(w->compute, out->start);
+    }
+    return STATUS_OK;
+}

@@ -1,0 +1,55 @@
+/* What the files of the worker's driver share. Private to worker/. */
+#ifndef WORKER_WORKER_STATE_H
+#define WORKER_WORKER_STATE_H
+
+#include "cluster/transport.h"
+#include "model/checkpoint.h"
+#include "proto/control.h"
+#include "proto/frame.h"
+#include "worker/compute.h"
+#include "worker/cost.h"
+#include "worker/replica.h"
+#include "worker/stage.h"
+#include "worker/worker.h"
+
+/* What the worker is doing when it is not handling a message; the clock of each runs in
+ * worker_clock. */
+enum worker_activity { WORKER_STARVED = 0, WORKER_WAITING, WORKER_COMPUTING, WORKER_ACTIVITIES };
+
+struct worker {
+    struct transport *transport;
+    const struct worker_config *config;
+    struct checkpoint *checkpoint;
+    struct replica *replica;
+    struct stage *stage;
+    struct compute *compute;
+    struct cost cost;
+    struct frame_limits limits;
+    uint32_t ring_size, ring_index;
+    int ring_first_rank; /* rank of ring index 0 */
+
+    const struct batch *running; /* NULL: none */
+    uint64_t wake_at_ns;         /* the stage wants to be asked again; 0 = no */
+    bool is_over;                /* shutdown has come */
+
+    enum worker_activity activity;
+    uint64_t activity_since_ns, counters_since_ns;
+    uint64_t activity_ns[WORKER_ACTIVITIES];
+    uint64_t n_heads;
+    struct transport_counters counters_base; /* the transport's counters at the last reset */
+};
+
+/* worker_start.c: opens the model, greets the coordinator, takes its welcome, builds replica and
+ * stage, says ready. On failure the coordinator has been told; *is_stopped when it was the
+ * coordinator that told us to stop. */
+enum status worker_start(struct worker *w, struct err *err);
+
+/* worker_output.c: one event to the stage, and all that follows from it. A frame's rows are copied
+ * into their slots. */
+enum status worker_step(struct worker *w, const struct stage_event *event, struct err *err);
+/* Encodes and posts a control message. */
+enum status worker_send_control(struct worker *w, const struct control_message *m, struct err *err);
+/* Moves the activity clock on. */
+void worker_clock(struct worker *w, uint64_t now_ns);
+
+#endif
