@@ -35,8 +35,9 @@ SRC   := $(sort $(foreach r,$(ROOMS),$(wildcard $(r)/*.c)))
 CLI   := $(sort $(wildcard cli/*.c))
 PB    := proto/carousel
 OBJ   := $(SRC:%.c=$(BUILD)/%.o) $(BUILD)/gen/$(PB).pb-c.o
-MAIN_OBJ := $(BUILD)/cli/main.o
-# In the library too, all but main(), so that unit tests and fuzz targets reach them.
+MAIN_OBJ := $(BUILD)/cli/main.o $(BUILD)/cli/bench.o
+# In the library too, all but main.c and bench.c, which only dispatch, so that unit tests and fuzz targets
+# reach them.
 CLI_OBJ := $(filter-out $(MAIN_OBJ),$(CLI:%.c=$(BUILD)/%.o))
 UNIT  := $(sort $(wildcard tests/test_*.c))
 UNIT_BIN := $(UNIT:%.c=$(BUILD)/%)
