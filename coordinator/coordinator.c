@@ -97,6 +97,7 @@ void coordinator_destroy(struct coordinator *c)
     free(c->slots);
     free(c->free_slots);
     free(c->peers);
+    token_order_free(&c->early);
     free(c);
 }
 
@@ -197,16 +198,37 @@ static enum status handle_sequence(struct coordinator *c, uint32_t worker,
     return coordinator_apply(c, &event, err);
 }
 
+/* Gives the scheduler a sequence's tokens in the order of their positions, whatever order they came
+ * in. */
+static enum status handle_token(struct coordinator *c, const struct control_token *token,
+                                struct err *err)
+{
+    uint32_t position, end;
+    bool is_running = scheduler_next_token(c->scheduler, token->sequence, &position, &end);
+    if (is_running && token->position > position && token->position < end)
+        return token_order_hold(&c->early, token, err);
+    struct scheduler_event event = {.kind = SCHEDULER_TOKEN, .token = token};
+    enum status st = coordinator_apply(c, &event, err);
+    struct control_token next;
+    while (st == STATUS_OK && c->early.n > 0 &&
+           scheduler_next_token(c->scheduler, token->sequence, &position, &end) &&
+           token_order_take(&c->early, token->sequence, position, &next)) {
+        event.token = &next;
+        st = coordinator_apply(c, &event, err);
+    }
+    if (c->early.n > 0 && !scheduler_next_token(c->scheduler, token->sequence, &position, &end))
+        token_order_drop(&c->early, token->sequence);
+    return st;
+}
+
 static enum status handle_running(struct coordinator *c, uint32_t worker,
                                   const struct control_message *m, struct err *err)
 {
     enum status st = STATUS_OK;
     switch (m->kind) {
     case CONTROL_TOKENS:
-        for (uint32_t i = 0; i < m->tokens.n && st == STATUS_OK; i++) {
-            struct scheduler_event event = {.kind = SCHEDULER_TOKEN, .token = &m->tokens.items[i]};
-            st = coordinator_apply(c, &event, err);
-        }
+        for (uint32_t i = 0; i < m->tokens.n && st == STATUS_OK; i++)
+            st = handle_token(c, &m->tokens.items[i], err);
         return st;
     case CONTROL_OBSERVATIONS:
         for (uint32_t i = 0; i < m->observations.n; i++)
@@ -216,8 +238,10 @@ static enum status handle_running(struct coordinator *c, uint32_t worker,
         if (m->sequence.sequence == 0) /* about the worker itself */
             return left(c, worker, m->sequence.failure, m->sequence.message, err);
         return handle_sequence(c, worker, m, err);
-    case CONTROL_OPENED:
     case CONTROL_CLOSED:
+        token_order_drop(&c->early, m->sequence.sequence);
+        return handle_sequence(c, worker, m, err);
+    case CONTROL_OPENED:
         return handle_sequence(c, worker, m, err);
     case CONTROL_STATS:
         return handle_stats(c, worker, &m->stats);

@@ -8,6 +8,7 @@
 
 #include "coordinator/completion.h"
 #include "coordinator/coordinator.h"
+#include "coordinator/token_order.h"
 
 /* A request from submit until its on_end has been called. */
 struct request {
@@ -56,6 +57,7 @@ struct coordinator {
     struct request **slots; /* [n_slots] */
     uint32_t *free_slots;   /* [n_slots] */
     struct request *ended_first, *ended_last;
+    struct token_order early; /* tokens that overtook their predecessor */
 
     struct err fatal; /* code other than STATUS_OK: the cluster is lost */
     uint64_t next_check_ns;
