@@ -124,6 +124,8 @@ class Checks:
 
     def __init__(self, name):
         self.name, self.passed, self.failed = name, 0, 0
+        if not os.access(PROGRAM, os.X_OK):
+            sys.exit(f"{name}: there is no program {PROGRAM}: run make, or set CAROUSEL to another one")
 
     def check(self, is_good, what):
         if is_good:
