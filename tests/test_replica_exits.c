@@ -130,16 +130,18 @@ static void test_replica_history_reaches_the_sampler(void **state)
     enum { N = 9 };
     world_open(&w, &OURO, DTYPE_F32, 1);
     struct sequence_state *s = add(&w, 0, N, 4);
+    add(&w, 1, N, 5); /* goes first in the batch, with other blocks and another history */
+    const struct piece pieces[] = {{1, 1, 0, N, false}, {0, 1, 0, N, true}};
     s->params.max_loops = 1;
-    run(&w, &(struct piece){0, 1, 0, N, true}, 1);
-    int32_t first = w.outcomes[0].token.id;
+    run(&w, pieces, 2);
+    int32_t first = w.outcomes[1].token.id;
     s->ids[N - 2] = first; /* inside the last block but not its first entry */
     s->params.observe_top = VOCAB;
     s->params.sampling.frequency_penalty = 2;
     s->params.sampling.presence_penalty = 2;
     s->params.prompt_tokens = N - 2; /* the last two count as generated */
     s->exit = (struct exit_state){.survival = 1};
-    run(&w, &(struct piece){0, 1, 0, N, true}, 1);
+    run(&w, pieces, 2);
     const struct control_observation *o = &w.result.observations[N - 1];
     float best = -INFINITY;
     int32_t expected = -1;
@@ -151,7 +153,7 @@ static void test_replica_history_reaches_the_sampler(void **state)
             expected = o->top_ids[i];
         }
     }
-    assert_int_equal(w.outcomes[0].token.id, expected);
+    assert_int_equal(w.outcomes[1].token.id, expected);
     world_close(&w);
 }
 
