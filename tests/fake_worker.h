@@ -30,6 +30,7 @@ struct fake {
     bool refuses_open, ignores_open, leaves_on_open, ignores_stats;
     uint32_t n_at_once; /* stops after that many tokens of a sequence; 0 = goes on to the end */
     bool observes_late; /* sends an observation when it is asked to close */
+    bool swaps_tokens; /* the later of two tokens is sent first */
     /* what it saw */
     struct control_welcome welcome;
     struct control_sequence shutdown;
@@ -75,6 +76,11 @@ static inline void fake_generate(struct fake *f, const struct sequence_params *p
             is_last = is_last || p->stop_ids[k] == t->id;
         t->is_last = is_last;
         if (m.tokens.n == 2 || i + 1 == n || is_last) {
+            if (f->swaps_tokens && m.tokens.n == 2) {
+                const struct control_token later = tokens[1];
+                tokens[1] = tokens[0];
+                tokens[0] = later;
+            }
             fake_send(f, &m);
             m.tokens.n = 0;
         }

@@ -124,6 +124,33 @@ static void test_coordinator_streams_tokens_and_text(void **state)
     cluster_close(c);
 }
 
+static void test_coordinator_puts_tokens_that_overtook_in_order(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_open(1);
+    c->fakes[0].swaps_tokens = true;
+    assert_int_equal(cluster_start(c, NULL), STATUS_OK);
+    struct seen all = {0}, stopped = {0}, cancelled = {.cancel_at = 2};
+    struct completion_request r = make_request(&all, 6); /* the last one comes before its predecessor */
+    submit(c, &all, &r);
+    run_until_idle(c);
+    r = make_request(&stopped, 6);
+    r.n_stops = 1;
+    r.stops[0] = "c"; /* the token behind it is here already */
+    submit(c, &stopped, &r);
+    run_until_idle(c);
+    r = make_request(&cancelled, 6);
+    submit(c, &cancelled, &r);
+    run_until_idle(c);
+    assert_string_equal(all.text, "abcdab");
+    assert_int_equal(all.reason, FINISH_LENGTH);
+    assert_string_equal(stopped.text, "ab");
+    assert_int_equal(stopped.reason, FINISH_STOP);
+    assert_int_equal(cancelled.n_tokens, 2);
+    assert_int_equal(cancelled.reason, FINISH_CANCELLED);
+    cluster_close(c);
+}
+
 static void test_coordinator_stop_id_is_no_text(void **state)
 {
     (void)state;
@@ -400,6 +427,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_coordinator_streams_tokens_and_text),
+        cmocka_unit_test(test_coordinator_puts_tokens_that_overtook_in_order),
         cmocka_unit_test(test_coordinator_stop_id_is_no_text),
         cmocka_unit_test(test_coordinator_stop_string_ends_early),
         cmocka_unit_test(test_coordinator_cancels_queued_and_running),
