@@ -30,7 +30,7 @@ struct fake {
     bool refuses_open, ignores_open, leaves_on_open, ignores_stats;
     uint32_t n_at_once; /* stops after that many tokens of a sequence; 0 = goes on to the end */
     bool observes_late; /* sends an observation when it is asked to close */
-    bool swaps_tokens; /* the later of two tokens is sent first */
+    bool swaps_tokens;  /* the later of two tokens is sent first */
     /* what it saw */
     struct control_welcome welcome;
     struct control_sequence shutdown;

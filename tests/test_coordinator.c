@@ -131,7 +131,8 @@ static void test_coordinator_puts_tokens_that_overtook_in_order(void **state)
     c->fakes[0].swaps_tokens = true;
     assert_int_equal(cluster_start(c, NULL), STATUS_OK);
     struct seen all = {0}, stopped = {0}, cancelled = {.cancel_at = 2};
-    struct completion_request r = make_request(&all, 6); /* the last one comes before its predecessor */
+    struct completion_request r =
+        make_request(&all, 6); /* the last one comes before its predecessor */
     submit(c, &all, &r);
     run_until_idle(c);
     r = make_request(&stopped, 6);
