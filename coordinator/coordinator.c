@@ -258,10 +258,14 @@ static enum status handle_running(struct coordinator *c, uint32_t worker,
 static enum status handle_control(struct coordinator *c, uint32_t worker,
                                   const struct control_message *m, struct err *err)
 {
-    if (m->kind == CONTROL_GOODBYE)
-        c->peers[worker].has_left = true;
+    struct peer *p = &c->peers[worker];
+    if (m->kind == CONTROL_GOODBYE || m->kind == CONTROL_SHUTDOWN)
+        p->has_left = true;
     if (c->phase == PHASE_STOPPING)
         return STATUS_OK; /* whatever was under way no longer matters */
+    if (m->kind == CONTROL_SHUTDOWN && c->phase == PHASE_READY && p->has_ready &&
+        p->ready.failure != STATUS_OK)
+        return STATUS_OK; /* its READY, about to be checked, has said why */
     if (m->kind == CONTROL_GOODBYE)
         return left(c, worker, STATUS_OK, "", err);
     if (m->kind == CONTROL_SHUTDOWN)

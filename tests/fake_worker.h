@@ -28,9 +28,10 @@ struct fake {
     struct control_ready ready;
     bool is_silent; /* says nothing at all until shutdown */
     bool refuses_open, ignores_open, leaves_on_open, ignores_stats;
-    uint32_t n_at_once; /* stops after that many tokens of a sequence; 0 = goes on to the end */
-    bool observes_late; /* sends an observation when it is asked to close */
-    bool swaps_tokens;  /* the later of two tokens is sent first */
+    bool leaves_unready; /* as a worker does whose ready says a failure: last words, no goodbye */
+    uint32_t n_at_once;  /* stops after that many tokens of a sequence; 0 = goes on to the end */
+    bool observes_late;  /* sends an observation when it is asked to close */
+    bool swaps_tokens;   /* the later of two tokens is sent first */
     /* what it saw */
     struct control_welcome welcome;
     struct control_sequence shutdown;
@@ -155,6 +156,13 @@ static inline void fake_control(struct fake *f, const struct control_message *m)
         answer.kind = CONTROL_READY;
         answer.ready = f->ready;
         fake_send(f, &answer);
+        if (f->leaves_unready) {
+            answer.kind = CONTROL_SHUTDOWN;
+            answer.shutdown = (struct control_sequence){.failure = f->ready.failure};
+            strcpy(answer.shutdown.message, f->ready.message);
+            fake_send(f, &answer);
+            f->has_left = true;
+        }
         break;
     case CONTROL_OPEN:
         fake_open(f, &m->open);
@@ -190,7 +198,7 @@ static inline void *fake_main(void *arg)
         const struct control_message hello = {.kind = CONTROL_HELLO, .hello = f->hello};
         fake_send(f, &hello);
     }
-    while (!f->has_shutdown && host_now_ns() < deadline_ns) {
+    while (!f->has_shutdown && !f->has_left && host_now_ns() < deadline_ns) {
         struct transport_message *message = NULL;
         struct control_message m;
         int kind;
