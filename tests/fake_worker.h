@@ -28,10 +28,10 @@ struct fake {
     struct control_ready ready;
     bool is_silent; /* says nothing at all until shutdown */
     bool refuses_open, ignores_open, leaves_on_open, ignores_stats;
-    bool leaves_unready; /* as a worker does whose ready says a failure: last words, no goodbye */
-    uint32_t n_at_once;  /* stops after that many tokens of a sequence; 0 = goes on to the end */
-    bool observes_late;  /* sends an observation when it is asked to close */
-    bool swaps_tokens;   /* the later of two tokens is sent first */
+    uint32_t n_at_once; /* stops after that many tokens of a sequence; 0 = goes on to the end */
+    bool observes_late; /* sends an observation when it is asked to close */
+    bool swaps_tokens;  /* the later of two tokens is sent first */
+    bool quits;         /* after a failed ready it says so again and is gone, as a worker does */
     /* what it saw */
     struct control_welcome welcome;
     struct control_sequence shutdown;
@@ -156,11 +156,8 @@ static inline void fake_control(struct fake *f, const struct control_message *m)
         answer.kind = CONTROL_READY;
         answer.ready = f->ready;
         fake_send(f, &answer);
-        if (f->leaves_unready) {
-            answer.kind = CONTROL_SHUTDOWN;
-            answer.shutdown = (struct control_sequence){.failure = f->ready.failure};
-            strcpy(answer.shutdown.message, f->ready.message);
-            fake_send(f, &answer);
+        if (f->quits) {
+            fake_answer(f, CONTROL_SHUTDOWN, 0, f->ready.failure, "leaving");
             f->has_left = true;
         }
         break;
