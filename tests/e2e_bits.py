@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import random
-import shutil
 import time
 
 from e2e_lib import DEMO, WORK, Checks, ids_text, make_checkpoint, run_json, run_ok
@@ -88,16 +87,20 @@ def batch_hash(directory, vocab, setting):
         for i in range(64):
             body = {"prompt": [rng.randrange(2, vocab) for _ in range(rng.randint(1, 60))], "max_tokens": 6,
                     "logprobs": vocab, "temperature": 0, "ignore_eos": True,
-                    "loops": {"exit": "exact", "threshold": rng.choice([0.3, 0.6, 1.0])}}
+                    "loops": {"mode": "exact", "exit_threshold": rng.choice([0.3, 0.6, 1.0])}}
             f.write(json.dumps({"custom_id": str(i), "method": "POST", "url": "/v1/completions",
                                 "body": body}) + "\n")
-    run_ok("batch", directory, "-i", source, "-o", answers, *options(setting), timeout=120)
+    # batch keeps as many requests in flight as the cluster takes.
+    run_ok("batch", directory, "-i", source, "-o", answers, "--max-sequences", setting["concurrency"],
+           *options(setting, "concurrency"), timeout=120)
     found = {}
     for line in answers.read_text().splitlines():
         answer = json.loads(line)
         assert answer.get("error") is None, line[:500]
-        choice = answer["response"]["body"]["choices"][0]
-        found[answer["custom_id"]] = choice
+        body = answer["response"]["body"]
+        rows = body["choices"][0]["logprobs"]["top_logprobs"]
+        assert len(rows) == 6 and all(len(row) == vocab for row in rows), "not the whole vocabulary"
+        found[answer["custom_id"]] = (body["choices"], body["loop_stats"])
     assert len(found) == 64, f"{len(found)} answers"
     return digest(found)
 
@@ -117,7 +120,6 @@ def main():
     c.expected = {}
     rng = random.Random(seed)
     small = make_checkpoint("bits-vocab20", "--vocab", 20, "--seed", 31, "--gate-scale", 2.5)
-    shutil.copy(DEMO / "tokenizer_config.json", small)
     odd = make_checkpoint("bits-bf16", "--dtype", "bf16", "--layers", 2, "--d-model", 90, "--ffn", 130,
                           "--heads", 5, "--kv-heads", 1, "--head-dim", 18, "--vocab", 71, "--loops", 3,
                           "--gate-scale", 2.5, "--seed", 32)

@@ -5,9 +5,9 @@ Relative error of a row of logits: max |found - expected| / max |expected| over 
 are probabilities, their error is |found - expected|. Both must be within 2e-5 for activations and K/V in
 float32, whatever the dtype of the checkpoint (its numbers are widened exactly by both sides).
 
-Exit loops: `generate --exit exact` for every q of QS, with 4 tokens each. A run whose cdf comes within 2e-5
-of q, or whose two best logits are within 2e-5, may go either way in float32: it is counted, not compared, and
-more than 5 % of such runs fail the test.
+Exit loops: those `lens` marks at every position, and `generate --exit exact` with 4 tokens, for every q of QS.
+Where the cdf comes within 2e-5 of q, or the two best logits are within 2e-5, float32 may go either way: such
+a position or run is counted, not compared, and more than 5 % of them fail the test.
 """
 import random
 
@@ -41,12 +41,21 @@ def loops_of(n_loops):
 
 def compare_lens(c, name, directory, model, n_loops, ids):
     where = f"{name}, {len(ids)} positions"
+    q = QS[c.n_lens % len(QS)]
+    c.n_lens += 1
     found = run_json("lens", directory, "--ids", ids_text(ids), "--top", model.vocab, "--kv-dtype", "f32",
-                     *loops_of(n_loops), timeout=120)
+                     "--exit-threshold", q, *loops_of(n_loops), timeout=120)
     hidden, lambdas = model.forward(ids)
     cdf = c.reference.exit_cdf(lambdas)
     positions = found["positions"]
     c.equal(len(positions), len(ids), f"{where}: positions")
+    for i, position in enumerate(positions):
+        loop, margin = c.reference.exit_loop(cdf[:, i], q, False, 1)
+        if margin < TOLERANCE:
+            c.borderline += 1
+            continue
+        c.compared += 1
+        c.equal(position["exit_loop"], loop, f"{where}: exit of position {i} at q={q}")
     worst = [0.0, 0.0, 0.0]
     for t in range(model.n_loops):
         logits = model.logits(hidden[t])
@@ -129,7 +138,7 @@ def test_isas(c):
 def main():
     c = Checks("e2e_golden")
     c.reference = reference()
-    c.rows = c.borderline = c.compared = 0
+    c.rows = c.borderline = c.compared = c.n_lens = 0
     c.exits = {}
     for name, args, n_loops, lengths in SHAPES:
         directory = make_checkpoint(name, *args)
@@ -137,9 +146,10 @@ def main():
     c.attempt(compare_shape, "demo", DEMO, 0, [1, 45, 200])
     c.attempt(test_isas)
     total = c.borderline + c.compared
-    c.note(f"{c.rows} rows of logits; {c.compared} generations compared, {c.borderline} borderline; "
-           f"exits by loop {dict(sorted(c.exits.items()))}")
-    c.check(c.borderline <= 0.05 * total, f"{c.borderline} of {total} generations were too near to call")
+    c.note(f"{c.rows} rows of logits; {c.compared} exits and generations compared, "
+           f"{c.borderline} too near to call; "
+           f"generations' exits by loop {dict(sorted(c.exits.items()))}")
+    c.check(c.borderline <= 0.05 * total, f"{c.borderline} of {total} were too near to call")
     c.check(len(c.exits) >= 5, f"exits at {len(c.exits)} different loops only: the gates are not exercised")
     c.close()
 
