@@ -46,7 +46,7 @@ def batching(runs):
     make_checkpoint(model, ["--layers", "4", "--d-model", "512", "--ffn", "1408", "--heads", "8", "--kv-heads", "8",
                             "--head-dim", "64", "--vocab", "4096", "--loops", "4", "--max-positions", "512",
                             "--dtype", "bf16"])
-    common = [model, "--workers", "4", "--requests", "192", "--warmup", "64", "--concurrency", "64", "-p", "16",
+    common = [model, "--workers", "4", "--requests", "128", "--warmup", "32", "--concurrency", "64", "-p", "16",
               "-o", "24", "--force-exits", "0.1,0.3,0.3,0.3"]
     results = in_turn(runs, {name: common + ["--batching", name] for name in ("greedy", "tick", "knee")})
     print(f"4 workers over MPI, 64 sequences in flight, exit mass 0.1/0.3/0.3/0.3, medians of {runs} runs in turn")
