@@ -345,9 +345,8 @@ static void test_stage_batch_waits_for_busy_mates_until_the_deadline(void **stat
     trace_time(&t);
     t.now_ns += 100;
     trace_frame(&t, 2, 1, 0, 2, true);
+    /* Mate 3 is busy still: the rest waits anew. */
     TRACE_DONE(&t, 102);
-    trace_mate(&t, 3, BUNDLE_DONE | BUNDLE_BUSY);
-    trace_time(&t);
     trace_mate(&t, 3, BUNDLE_DONE);
     trace_time(&t);
     trace_check(&t, "> open 1\n"
@@ -368,13 +367,71 @@ static void test_stage_batch_waits_for_busy_mates_until_the_deadline(void **stat
                     "send to 1 done: nothing\n"
                     "token seq 1 position 2 id 102 exit 1 cdf 0.5\n"
                     "wake in 500 ns\n"
-                    "> mate 3 done busy\n"
-                    "> time\n"
-                    "wake in 500 ns\n"
                     "> mate 3 done\n"
                     "> time\n"
                     "send to 1 busy: nothing\n"
                     "start: seq 2 loop 1 [0,2) live | seq 1 loop 1 [2,3) live\n");
+}
+
+/* The last worker of a round ends, and starts the next in the same breath: those who waited for it
+ * start, too. */
+static void test_stage_batch_does_not_wait_for_mates_that_start_later(void **state)
+{
+    (void)state;
+    struct stage_config c = trace_config();
+    c.batching = BATCHING_KNEE;
+    struct trace t;
+    trace_create(&t, &c);
+    open_many(&t, 2, 2);
+    trace_mate(&t, 2, BUNDLE_BUSY);
+    trace_mate(&t, 3, BUNDLE_BUSY);
+    trace_frame(&t, 1, 1, 0, 2, true);
+    trace_time(&t);
+    /* The note that 2 has started overtakes the rows of 3, for which both had waited. */
+    trace_mate(&t, 2, BUNDLE_DONE);
+    trace_mate(&t, 2, BUNDLE_BUSY);
+    trace_time(&t);
+    trace_mate(&t, 3, BUNDLE_DONE);
+    trace_frame(&t, 2, 1, 0, 2, true);
+    trace_mate(&t, 3, BUNDLE_BUSY);
+    trace_time(&t);
+    /* In the next round both are waited for. */
+    TRACE_DONE(&t, 102, 202);
+    trace_mate(&t, 2, BUNDLE_DONE);
+    trace_time(&t);
+    trace_mate(&t, 3, BUNDLE_DONE);
+    trace_time(&t);
+    trace_check(&t, "> open 1\n"
+                    "opened seq 1\n"
+                    "> open 2\n"
+                    "opened seq 2\n"
+                    "> mate 2 busy\n"
+                    "> mate 3 busy\n"
+                    "> frame seq 1 loop 1 [0,2) live\n"
+                    "> time\n"
+                    "wake in 2400 ns\n"
+                    "> mate 2 done\n"
+                    "> mate 2 busy\n"
+                    "> time\n"
+                    "wake in 2400 ns\n"
+                    "> mate 3 done\n"
+                    "> frame seq 2 loop 1 [0,2) live\n"
+                    "> mate 3 busy\n"
+                    "> time\n"
+                    "send to 1 busy: nothing\n"
+                    "start: seq 1 loop 1 [0,2) live | seq 2 loop 1 [0,2) live\n"
+                    "> done: exit with 102 exit with 202\n"
+                    "send to 1 done: nothing\n"
+                    "token seq 1 position 2 id 102 exit 1 cdf 0.5\n"
+                    "token seq 2 position 2 id 202 exit 1 cdf 0.5\n"
+                    "wake in 2400 ns\n"
+                    "> mate 2 done\n"
+                    "> time\n"
+                    "wake in 2400 ns\n"
+                    "> mate 3 done\n"
+                    "> time\n"
+                    "send to 1 busy: nothing\n"
+                    "start: seq 1 loop 1 [2,3) live | seq 2 loop 1 [2,3) live\n");
 }
 
 static void test_stage_batch_of_a_single_stream_never_waits(void **state)
@@ -409,6 +466,7 @@ int main(void)
         cmocka_unit_test(test_stage_batch_without_blocks_for_anyone_does_not_start),
         cmocka_unit_test(test_stage_batch_announces_to_the_mates_it_may_feed),
         cmocka_unit_test(test_stage_batch_waits_for_busy_mates_until_the_deadline),
+        cmocka_unit_test(test_stage_batch_does_not_wait_for_mates_that_start_later),
         cmocka_unit_test(test_stage_batch_of_a_single_stream_never_waits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
