@@ -129,8 +129,8 @@ static const char *kind_name(enum control_kind kind)
     return (size_t)kind < n && names[kind] != NULL ? names[kind] : "a message of unknown kind";
 }
 
-static enum status unexpected(const struct coordinator *c, uint32_t worker, const char *what,
-                              struct err *err)
+enum status coordinator_unexpected(const struct coordinator *c, uint32_t worker, const char *what,
+                                   struct err *err)
 {
     return err_set(err, STATUS_CORRUPT, "rank %u on %s sent %s, which is not expected %s",
                    worker + 1, coordinator_host_of(c, worker), what,
@@ -143,26 +143,6 @@ static enum status left(const struct coordinator *c, uint32_t worker, enum statu
     return err_set(err, failure != STATUS_OK ? failure : STATUS_IO,
                    "rank %u on %s has left the cluster%s%s", worker + 1,
                    coordinator_host_of(c, worker), message[0] != '\0' ? ": " : "", message);
-}
-
-static enum status handle_start(struct coordinator *c, uint32_t worker,
-                                const struct control_message *m, struct err *err)
-{
-    struct peer *p = &c->peers[worker];
-    if (m->kind == CONTROL_HELLO && c->phase == PHASE_HELLO && !p->has_hello) {
-        if (m->hello.rank != worker + 1)
-            return err_set(err, STATUS_CORRUPT, "rank %u on %s says it is rank %u", worker + 1,
-                           m->hello.host, m->hello.rank);
-        p->hello = m->hello;
-        p->has_hello = true;
-        return STATUS_OK;
-    }
-    if (m->kind == CONTROL_READY && c->phase == PHASE_READY && !p->has_ready) {
-        p->ready = m->ready;
-        p->has_ready = true;
-        return STATUS_OK;
-    }
-    return unexpected(c, worker, kind_name(m->kind), err);
 }
 
 static enum status handle_stats(struct coordinator *c, uint32_t worker,
@@ -252,22 +232,27 @@ static enum status handle_running(struct coordinator *c, uint32_t worker,
     default:
         break;
     }
-    return unexpected(c, worker, kind_name(m->kind), err);
+    return coordinator_unexpected(c, worker, kind_name(m->kind), err);
 }
 
 static enum status handle_control(struct coordinator *c, uint32_t worker,
                                   const struct control_message *m, struct err *err)
 {
-    if (m->kind == CONTROL_GOODBYE)
-        c->peers[worker].has_left = true;
+    if (m->kind == CONTROL_GOODBYE || m->kind == CONTROL_SHUTDOWN)
+        c->peers[worker].has_left = true; /* its last words, after an orderly end or a failure */
     if (c->phase == PHASE_STOPPING)
         return STATUS_OK; /* whatever was under way no longer matters */
     if (m->kind == CONTROL_GOODBYE)
         return left(c, worker, STATUS_OK, "", err);
     if (m->kind == CONTROL_SHUTDOWN)
         return left(c, worker, m->shutdown.failure, m->shutdown.message, err);
-    return c->phase == PHASE_RUNNING ? handle_running(c, worker, m, err)
-                                     : handle_start(c, worker, m, err);
+    if (c->phase == PHASE_RUNNING)
+        return handle_running(c, worker, m, err);
+    if (m->kind == CONTROL_HELLO)
+        return coordinator_take_hello(c, worker, &m->hello, err);
+    if (m->kind == CONTROL_READY)
+        return coordinator_take_ready(c, worker, &m->ready, err);
+    return coordinator_unexpected(c, worker, kind_name(m->kind), err);
 }
 
 static enum status handle(struct coordinator *c, const struct transport_message *message,
@@ -281,7 +266,7 @@ static enum status handle(struct coordinator *c, const struct transport_message 
     enum status st = message_kind(message->bytes, message->len_bytes, &kind, err);
     struct control_message m;
     if (st == STATUS_OK && kind != MESSAGE_CONTROL)
-        return unexpected(c, worker, "a bundle of frames", err);
+        return coordinator_unexpected(c, worker, "a bundle of frames", err);
     if (st == STATUS_OK)
         st = control_decode(message->bytes, message->len_bytes, &m, err);
     if (st != STATUS_OK) {

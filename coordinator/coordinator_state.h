@@ -75,6 +75,19 @@ const char *coordinator_host_of(const struct coordinator *c, uint32_t worker);
 /* Takes at most a bounded number of messages and acts on them; *n_handled how many. */
 enum status coordinator_receive(struct coordinator *c, uint32_t *n_handled, struct err *err);
 
+/* STATUS_CORRUPT: a worker has said `what` at the wrong time. */
+enum status coordinator_unexpected(const struct coordinator *c, uint32_t worker, const char *what,
+                                   struct err *err);
+
+/* ---- coordinator_start.c -------------------------------------------------------------------- */
+
+/* Note and check a worker's words of the handshake, at once: a worker that cannot go on says so
+ * first and leaves then, and the reason must not be hidden by the leaving. */
+enum status coordinator_take_hello(struct coordinator *c, uint32_t worker,
+                                   const struct control_hello *hello, struct err *err);
+enum status coordinator_take_ready(struct coordinator *c, uint32_t worker,
+                                   const struct control_ready *ready, struct err *err);
+
 /* ---- coordinator_send.c --------------------------------------------------------------------- */
 
 enum status coordinator_send(struct coordinator *c, uint32_t worker,

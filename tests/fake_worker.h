@@ -31,6 +31,7 @@ struct fake {
     uint32_t n_at_once; /* stops after that many tokens of a sequence; 0 = goes on to the end */
     bool observes_late; /* sends an observation when it is asked to close */
     bool swaps_tokens;  /* the later of two tokens is sent first */
+    bool quits;         /* after a failed ready it says so again and is gone, as a worker does */
     /* what it saw */
     struct control_welcome welcome;
     struct control_sequence shutdown;
@@ -155,6 +156,10 @@ static inline void fake_control(struct fake *f, const struct control_message *m)
         answer.kind = CONTROL_READY;
         answer.ready = f->ready;
         fake_send(f, &answer);
+        if (f->quits) {
+            fake_answer(f, CONTROL_SHUTDOWN, 0, f->ready.failure, "leaving");
+            f->has_left = true;
+        }
         break;
     case CONTROL_OPEN:
         fake_open(f, &m->open);
@@ -190,7 +195,7 @@ static inline void *fake_main(void *arg)
         const struct control_message hello = {.kind = CONTROL_HELLO, .hello = f->hello};
         fake_send(f, &hello);
     }
-    while (!f->has_shutdown && host_now_ns() < deadline_ns) {
+    while (!f->has_shutdown && !f->has_left && host_now_ns() < deadline_ns) {
         struct transport_message *message = NULL;
         struct control_message m;
         int kind;

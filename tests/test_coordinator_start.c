@@ -116,6 +116,24 @@ static void test_coordinator_start_passes_on_a_failed_ready(void **state)
     check_fails(c, STATUS_NO_MEMORY, words, 1);
 }
 
+static void test_coordinator_start_does_not_wait_for_those_who_left(void **state)
+{
+    (void)state;
+    struct err err = {0};
+    struct cluster *c = cluster_open(2);
+    for (int w = 0; w < 2; w++) {
+        c->fakes[w].quits = true;
+        c->fakes[w].ready.failure = STATUS_NO_MEMORY;
+        strcpy(c->fakes[w].ready.message, "not even one KV block fits");
+    }
+    const uint64_t begin_ns = host_now_ns();
+    assert_int_equal(cluster_start(c, &err), STATUS_NO_MEMORY);
+    /* Far below the 5 s that goodbyes may take. */
+    assert_true(host_now_ns() - begin_ns < UINT64_C(3000000000));
+    assert_contains(err.message, "on nodea: not even one KV block fits"); /* not "leaving" */
+    cluster_close(c);
+}
+
 static void test_coordinator_start_compares_block_sizes(void **state)
 {
     (void)state;
@@ -204,6 +222,7 @@ int main(void)
         cmocka_unit_test(test_coordinator_start_names_who_is_missing),
         cmocka_unit_test(test_coordinator_start_refuses_more_memory_than_there_is),
         cmocka_unit_test(test_coordinator_start_passes_on_a_failed_ready),
+        cmocka_unit_test(test_coordinator_start_does_not_wait_for_those_who_left),
         cmocka_unit_test(test_coordinator_start_compares_block_sizes),
         cmocka_unit_test(test_coordinator_start_refuses_unknown_instruction_sets),
         cmocka_unit_test(test_coordinator_start_finds_bad_weights),

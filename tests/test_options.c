@@ -12,7 +12,7 @@ struct values {
     const char *text;
 };
 
-enum { N_SPECS = 9 };
+enum { N_SPECS = 10 };
 
 static void make_specs(struct values *v, struct option_spec *specs)
 {
@@ -21,6 +21,7 @@ static void make_specs(struct values *v, struct option_spec *specs)
         {"some-flag", 'f', OPTION_FLAG, &v->flag, NULL, NULL, 0, 0, "a flag", NULL},
         {"number", 'n', OPTION_INT, &v->number, "N", NULL, 1, 100, "a number", &v->is_int_given},
         {"any-number", 0, OPTION_INT, &v->number, "N", NULL, 0, 0, "without limits", NULL},
+        {"big-number", 0, OPTION_INT, &v->number, "N", NULL, 1, INT32_MAX, "large", NULL},
         {"seed", 's', OPTION_U64, &v->seed, "S", NULL, 0, 0, "a seed", NULL},
         {"ratio", 'r', OPTION_FLOAT, &v->ratio, "R", NULL, -2, 2, "a ratio", NULL},
         {"kv-memory", 0, OPTION_BYTES, &v->bytes, "SIZE", NULL, 0, 0, "a size", NULL},
@@ -155,6 +156,7 @@ static void test_options_refuse_with_one_line_that_names_the_option(void **state
         {"--number nan", "--number: 'nan' is not a whole number"},
         {"--number 0", "--number: 0 is out of range, accepted is 1 to 100"},
         {"-n 101", "--number: 101 is out of range, accepted is 1 to 100"},
+        {"--big-number 0", "--big-number: 0 is out of range, accepted is 1 to 2147483647"},
         {"--ratio inf", "--ratio: 'inf' is not a number"},
         {"--ratio nan", "--ratio: 'nan' is not a number"},
         {"--ratio 2.5", "--ratio: 2.5 is out of range, accepted is -2 to 2"},
