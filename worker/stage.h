@@ -58,9 +58,6 @@ enum stage_event_kind {
 struct stage_event {
     enum stage_event_kind kind;
     uint64_t now_ns;
-    /* More events follow at once (the rest of a message, of a poll): take this one in, but leave the decision
-     * whether to start a batch to the last of them. */
-    bool more_follows;
     const struct sequence_params *params; /* borrowed until return, like all pointers here */
     uint64_t sequence;
     const struct frame *frame;

@@ -63,8 +63,7 @@ static enum status worker_take_bundle(struct worker *w, const struct transport_m
                             message->source);
         if (!has_frame)
             break;
-        struct stage_event event = {
-            .kind = STAGE_FRAME, .now_ns = host_now_ns(), .more_follows = true, .frame = &frame};
+        struct stage_event event = {.kind = STAGE_FRAME, .now_ns = host_now_ns(), .frame = &frame};
         status = worker_step(w, &event, err);
     }
     if (status == STATUS_OK && (reader.flags & BUNDLE_BUSY)) {
@@ -81,7 +80,7 @@ static enum status worker_take_control(struct worker *w, const struct transport_
     enum status status = control_decode(message->bytes, message->len_bytes, &m, err);
     if (status != STATUS_OK)
         return err_wrap(err, "rank %d: message from rank %d", w->transport->rank, message->source);
-    struct stage_event event = {.now_ns = host_now_ns(), .more_follows = true};
+    struct stage_event event = {.now_ns = host_now_ns()};
     switch (m.kind) {
     case CONTROL_OPEN:
         event.kind = STAGE_OPEN;
@@ -145,7 +144,6 @@ static enum status worker_take_result(struct worker *w, bool *did_work, struct e
     worker_clock(w, now_ns);
     struct stage_event cost = {.kind = STAGE_COST,
                                .now_ns = now_ns,
-                               .more_follows = true,
                                .batch_ns = (uint64_t)w->cost.batch_ns,
                                .row_ns = (uint64_t)w->cost.row_ns};
     status = worker_step(w, &cost, err);

@@ -1,0 +1,186 @@
+/* Private to the CPU backend: its object, the pool, and the table of one instruction-set level.
+ *
+ * A level (portable, avx2, avx512) is a table of inner loops that work on one piece of an
+ * operation. The drivers (cpu_linear.c, cpu_attention.c, cpu_rows.c) cut an operation into pieces
+ * and hand them to the pool. How an operation is cut never changes a result: a level's loop gives
+ * every element the same order of additions in whatever piece it lies. */
+#ifndef KERNELS_CPU_BACKEND_H
+#define KERNELS_CPU_BACKEND_H
+
+#include "kernels/kernels_ops.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- the pool (cpu_pool.c) --------------------------------------------------------------------
+ */
+
+struct cpu_pool;
+
+/* thread 0 is the caller, 1 .. n_threads - 1 are the pool's own. */
+typedef void cpu_pool_work(void *context, int thread);
+
+enum status cpu_pool_create(int n_threads, bool may_spin, struct cpu_pool **out, struct err *err);
+void cpu_pool_destroy(struct cpu_pool *pool); /* NULL is fine */
+/* Runs work(context, t) on threads 0 .. n_threads - 1 of the pool and returns when all are done. */
+void cpu_pool_run(struct cpu_pool *pool, cpu_pool_work *work, void *context);
+
+/* ---- memory (cpu_memory.c) --------------------------------------------------------------------
+ */
+
+/* Zeroed pages, 64-byte aligned; large areas are not touched, so reserving them costs no memory. */
+void *cpu_memory_map(size_t len_bytes);
+void cpu_memory_unmap(void *data, size_t len_bytes);
+
+/* A scratch area that only grows. */
+struct cpu_scratch {
+    void *data;
+    size_t len_bytes;
+};
+enum status cpu_scratch_grow(struct cpu_scratch *scratch, size_t len_bytes, const char *what,
+                             struct err *err);
+void cpu_scratch_free(struct cpu_scratch *scratch);
+
+/* ---- one level's inner loops ------------------------------------------------------------------
+ */
+
+enum {
+    CPU_OUT_BLOCK =
+        48, /* outputs of a piece of linear: a multiple of every tile's width and of the lanes */
+    CPU_TILE_ROWS = 12, /* most rows of a register tile */
+    CPU_GROUP_MAX = 32, /* elements of k that one step takes: twice the lanes of the widest level */
+};
+
+/* Outputs [0, n_out) of n rows: y[i * y_stride + o] = sum_k x[i][k] w[o][k]. */
+struct cpu_linear_piece {
+    const unsigned char *w; /* first output's row; rows are k elements apart */
+    enum dtype dtype;
+    int k;
+    int n_out;       /* 1 .. CPU_OUT_BLOCK */
+    int n;           /* rows */
+    const float *x;  /* packed by pack_row for this dtype */
+    size_t x_stride; /* floats between packed rows */
+    float *y;
+    size_t y_stride;
+    float *sums;               /* scratch: n * CPU_OUT_BLOCK * lanes floats */
+    const unsigned char *next; /* the next piece's weights, to be prefetched; NULL: none */
+};
+
+/* Queries that share K/V of one sequence and kv head. Query q sees positions [0, n_visible[q]),
+ * which never decreases with q. */
+struct cpu_attention_piece {
+    enum dtype dtype;
+    int head_dim;
+    int n_queries;               /* 1 .. CPU_TILE_ROWS */
+    const float *const *q;       /* [n_queries] rows of head_dim */
+    float *const *out;           /* [n_queries] */
+    const int32_t *n_visible;    /* [n_queries] */
+    const int32_t *block_table;  /* of the segment */
+    const unsigned char *k_base; /* of (block 0, this layer and kv head) */
+    size_t block_stride_bytes;
+    size_t v_offset_bytes; /* from a block's K to its V */
+    int block_size;
+    float *scratch; /* attention_scratch_floats */
+};
+
+struct cpu_level {
+    const char *name;
+    int lanes;
+    /* Widens n elements; src may be unaligned. */
+    void (*widen)(float *dst, const void *src, enum dtype dtype, size_t n);
+    /* x [k] into the order in which linear_piece reads it for this weight dtype, zero-padded to
+     * cpu_packed_len(k). */
+    void (*pack_row)(float *packed, const float *x, int k, enum dtype dtype);
+    void (*linear_piece)(const struct cpu_linear_piece *piece);
+    void (*attention_piece)(const struct cpu_attention_piece *piece);
+    /* y = x * gain / sqrt(mean(x^2) + eps); y may be x. */
+    void (*norm_row)(float *y, const float *x, const float *gain, int d, float eps);
+    /* h += branch * scale, where scale is per element when gain is given: the norm of branch. */
+    void (*residual_row)(float *h, const float *branch, const float *gain, int d, float eps);
+    void (*swiglu)(float *y, const float *gate, const float *up, size_t n);
+    float (*dot)(const float *a, const float *b, int n);
+    /* Fused multiply-adds that touch no memory; returns the floating-point operations done. */
+    double (*spin_fma)(long n_steps, float *sink);
+    /* Adds up len_bytes (a multiple of 512) so that every byte is read. */
+    float (*read_stream)(const void *data, size_t len_bytes);
+};
+
+extern const struct cpu_level cpu_level_portable;
+#if defined(__x86_64__)
+extern const struct cpu_level cpu_level_avx2;
+extern const struct cpu_level cpu_level_avx512;
+#endif
+
+static inline size_t cpu_packed_len(int k)
+{
+    return ((size_t)k + CPU_GROUP_MAX - 1) / CPU_GROUP_MAX * CPU_GROUP_MAX;
+}
+size_t cpu_attention_scratch_floats(int head_dim, int n_positions);
+
+/* The level of that name ("auto" or NULL: the best this CPU runs). */
+enum status cpu_level_find(const char *isa, const struct cpu_level **out, struct err *err);
+
+/* ---- the backend's object ---------------------------------------------------------------------
+ */
+
+struct cpu_backend {
+    struct kernels base;
+    const struct cpu_level *level;
+    struct cpu_pool *pool;
+    struct cpu_scratch packed;   /* linear's input */
+    struct cpu_scratch gains[2]; /* widened norm gains, gate weights */
+    struct cpu_scratch *threads; /* [n_threads], each thread's own */
+};
+
+struct cpu_backend *cpu_backend_of(struct kernels_stream *s);
+
+/* Widens a [1, d] weight into gains[slot]. */
+enum status cpu_backend_gain(struct cpu_backend *cpu, int slot, const struct kernels_weight *w,
+                             const float **out, struct err *err);
+
+/* ---- operations of the table, by file ---------------------------------------------------------
+ */
+
+/* cpu_linear.c */
+enum status cpu_linear(struct kernels_stream *s, float *const *y, const float *x,
+                       const struct kernels_weight *const *w, int n_jobs, int n, struct err *err);
+/* cpu_attention.c */
+size_t cpu_kv_bytes(enum dtype dtype, int n_blocks, int block_size, int n_layers, int n_kv_heads,
+                    int head_dim);
+enum status cpu_rope_tables(struct kernels_stream *s, float *cos_table, float *sin_table,
+                            const struct kernels_batch *batch, int head_dim, double theta,
+                            struct err *err);
+enum status cpu_rope_append(struct kernels_stream *s, float *q, float *k_rows, const float *v_rows,
+                            int n_heads, const float *cos_table, const float *sin_table,
+                            const struct kernels_batch *batch, const struct kernels_kv *kv,
+                            int layer, struct err *err);
+enum status cpu_attention(struct kernels_stream *s, float *out, const float *q, int n_heads,
+                          const struct kernels_batch *batch, const struct kernels_kv *kv, int layer,
+                          struct err *err);
+/* cpu_rows.c */
+enum status cpu_load_rows(struct kernels_stream *s, float *x, const float *store,
+                          const int32_t *slots, const struct kernels_weight *embed,
+                          const int32_t *ids, int n, struct err *err);
+enum status cpu_store_rows(struct kernels_stream *s, float *store, const int32_t *slots,
+                           const float *x, int n, int d, struct err *err);
+enum status cpu_gather_rows(struct kernels_stream *s, float *y, const float *x, const int32_t *rows,
+                            int n_selected, int d, struct err *err);
+enum status cpu_rms_norm(struct kernels_stream *s, float *y, const float *x,
+                         const struct kernels_weight *gain, int n, float eps, struct err *err);
+enum status cpu_residual_norm(struct kernels_stream *s, float *h, const float *branch,
+                              const struct kernels_weight *gain_branch, float *y,
+                              const struct kernels_weight *gain_next, int n, int d, float eps,
+                              struct err *err);
+enum status cpu_swiglu(struct kernels_stream *s, float *y, const float *gate, const float *up,
+                       int n, int f, struct err *err);
+enum status cpu_gate(struct kernels_stream *s, float *lambda, const float *x, const int32_t *rows,
+                     int n_selected, const struct kernels_weight *w,
+                     const struct kernels_weight *bias, struct err *err);
+/* cpu_top_k.c */
+enum status cpu_top_k(struct kernels_stream *s, int32_t *ids, float *values, const float *logits,
+                      int n, int vocab_size, int top, struct err *err);
+/* cpu_measure.c */
+enum status cpu_measure(struct kernels *k, struct kernels_machine *out, struct err *err);
+
+#endif

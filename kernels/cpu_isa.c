@@ -1,0 +1,76 @@
+/* Chooses the instruction-set level: the best this CPU runs, or the one asked for by name. */
+#include "kernels/cpu_backend.h"
+
+#include <string.h>
+
+/* Ascending: a CPU that runs one runs those before it. */
+static const struct cpu_level *const cpu_levels[] = {
+    &cpu_level_portable,
+#if defined(__x86_64__)
+    &cpu_level_avx2,
+    &cpu_level_avx512,
+#endif
+};
+enum { N_CPU_LEVELS = sizeof cpu_levels / sizeof cpu_levels[0] };
+
+/* Every name that exists anywhere, for clusters of different machines. */
+static const char *const level_names[] = {"portable", "avx2", "avx512"};
+
+static int cpu_best_level(void)
+{
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    /* The compiler's test includes whether the operating system saves the wide registers. */
+    if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+          __builtin_cpu_supports("f16c")))
+        return 0;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+        return 2;
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+enum status cpu_level_find(const char *isa, const struct cpu_level **out, struct err *err)
+{
+    int best = cpu_best_level();
+    if (isa == NULL || strcmp(isa, "auto") == 0) {
+        *out = cpu_levels[best];
+        return STATUS_OK;
+    }
+    for (int i = 0; i < N_CPU_LEVELS; i++) {
+        if (strcmp(isa, cpu_levels[i]->name) != 0)
+            continue;
+        if (i > best)
+            return err_set(err, STATUS_UNSUPPORTED,
+                           "this CPU cannot run the instruction set '%s'; its best is '%s'", isa,
+                           cpu_levels[best]->name);
+        *out = cpu_levels[i];
+        return STATUS_OK;
+    }
+    return err_set(err, STATUS_INVALID,
+                   "unknown instruction set '%s'; use auto, portable, avx2 or avx512", isa);
+}
+
+const char *kernels_cpu_best_isa(void)
+{
+    return cpu_levels[cpu_best_level()]->name;
+}
+
+static int level_rank(const char *name)
+{
+    for (int i = 0; name != NULL && i < 3; i++)
+        if (strcmp(name, level_names[i]) == 0)
+            return i;
+    return -1;
+}
+
+const char *kernels_cpu_lesser_isa(const char *a, const char *b)
+{
+    int rank_a = level_rank(a), rank_b = level_rank(b);
+    if (rank_a < 0 || rank_b < 0)
+        return NULL;
+    return level_names[rank_a < rank_b ? rank_a : rank_b];
+}
