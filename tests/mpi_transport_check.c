@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { N_MESSAGES = 40, N_PINGS = 200, PING_BYTES = 8192 };
+enum { N_MESSAGES = 40, N_PINGS = 3000, PING_BYTES = 8192 };
 #define SECOND_NS 1000000000ull
 
 static void fail(const struct transport *t, const char *what)
@@ -251,14 +251,18 @@ static void ping_pong(struct transport *t, int n_pings, long pause_ns, const cha
     if (t->rank != 0)
         return;
     qsort(took_ns, (size_t)n_pings, sizeof took_ns[0], compare_u64);
-    printf("latency: %d B %s, half round trip p50 %.1f us, p90 %.1f us\n", PING_BYTES, name,
-           (double)took_ns[n_pings / 2] / 1e3, (double)took_ns[n_pings * 9 / 10] / 1e3);
+    printf("latency: %d B %s, half round trip p50 %.1f us, p90 %.1f us, slowest %.1f us\n",
+           PING_BYTES, name, (double)took_ns[n_pings / 2] / 1e3,
+           (double)took_ns[n_pings * 9 / 10] / 1e3, (double)took_ns[n_pings - 1] / 1e3);
+    /* A lost wake-up is mended by the transport's bounded sleep of 200 ms, and shows as such. */
+    if (took_ns[n_pings - 1] > 90 * 1000 * 1000)
+        fail(t, "a wake-up was lost");
 }
 
 static void run_latency(struct transport *t)
 {
     ping_pong(t, N_PINGS, 0, "back to back");
-    ping_pong(t, N_PINGS / 2, 5000000, "cold");
+    ping_pong(t, N_PINGS / 30, 5000000, "cold");
     if (t->rank == 0) {
         for (int i = 2; i < t->n_ranks; i++)
             send_bytes(t, i, 0, 0);
