@@ -29,14 +29,66 @@ static void test_mpi_wait_bell_ends_one_sleep(void **state)
     assert_int_equal(mpi_wait_open(&b, NULL), STATUS_OK);
     assert_true(a.bell.len_bytes > 1 && a.bell.name[0] == '\0'); /* in the abstract namespace */
     assert_true(memcmp(&a.bell, &b.bell, sizeof a.bell) != 0);
+    struct mpi_peer_bell to_a;
+    mpi_wait_attach(&a.bell, &to_a);
+    assert_non_null(to_a.sign);
+    mpi_wait_set_may_sleep(&a, true);
     for (int i = 0; i < 100; i++) /* more than its queue holds: must not block, and is one event */
-        mpi_wait_ring(&b, &a.bell);
+        mpi_wait_ring(&b, &to_a);
     assert_true(is_ended_by_event(&a, LONG_NS));
     assert_false(is_ended_by_event(&a, SHORT_NS));
     assert_false(is_ended_by_event(&b, SHORT_NS));
     mpi_wait_close(&a);
-    mpi_wait_ring(&b, &a.bell); /* nobody there any more */
-    mpi_wait_ring(&b, &(struct mpi_bell){.len_bytes = 0});
+    mpi_wait_ring(&b, &to_a); /* nobody there any more */
+    mpi_wait_detach(&to_a);
+    mpi_wait_ring(&b, &to_a); /* nobody known */
+    mpi_wait_close(&b);
+}
+
+static void test_mpi_wait_does_not_ring_who_is_awake(void **state)
+{
+    (void)state;
+    struct mpi_wait a, b;
+    struct mpi_peer_bell to_a;
+    assert_int_equal(mpi_wait_open(&a, NULL), STATUS_OK);
+    assert_int_equal(mpi_wait_open(&b, NULL), STATUS_OK);
+    mpi_wait_attach(&a.bell, &to_a);
+    mpi_wait_ring(&b, &to_a);
+    assert_false(is_ended_by_event(&a, SHORT_NS));
+    mpi_wait_set_may_sleep(&a, true);
+    mpi_wait_ring(&b, &to_a);
+    assert_true(is_ended_by_event(&a, LONG_NS));
+    mpi_wait_set_may_sleep(&a, false);
+    mpi_wait_ring(&b, &to_a);
+    assert_false(is_ended_by_event(&a, SHORT_NS));
+    mpi_wait_detach(&to_a);
+    mpi_wait_close(&a);
+    mpi_wait_close(&b);
+}
+
+static void test_mpi_wait_rings_always_without_the_right_sign(void **state)
+{
+    (void)state;
+    struct mpi_wait a, b;
+    struct mpi_peer_bell to_a;
+    assert_int_equal(mpi_wait_open(&a, NULL), STATUS_OK);
+    assert_int_equal(mpi_wait_open(&b, NULL), STATUS_OK);
+    struct mpi_bell wrong[3] = {a.bell, a.bell, a.bell};
+    wrong[0].nonce ^= 1;          /* the path leads to another sign */
+    wrong[1].sign_fd = a.bell_fd; /* to no file */
+    wrong[2].sign_fd = -1;
+    for (int i = 0; i < 3; i++) {
+        mpi_wait_attach(&wrong[i], &to_a);
+        assert_null(to_a.sign);
+        mpi_wait_ring(&b, &to_a);
+        assert_true(is_ended_by_event(&a, LONG_NS));
+        mpi_wait_detach(&to_a);
+    }
+    struct mpi_bell too_long = a.bell;
+    too_long.len_bytes = sizeof too_long.name + 1;
+    mpi_wait_attach(&too_long, &to_a);
+    assert_int_equal(to_a.bell.len_bytes, 0);
+    mpi_wait_close(&a);
     mpi_wait_close(&b);
 }
 
@@ -121,6 +173,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_mpi_wait_bell_ends_one_sleep),
+        cmocka_unit_test(test_mpi_wait_does_not_ring_who_is_awake),
+        cmocka_unit_test(test_mpi_wait_rings_always_without_the_right_sign),
         cmocka_unit_test(test_mpi_wait_wake_ends_one_sleep),
         cmocka_unit_test(test_mpi_wait_loses_no_wake),
         cmocka_unit_test(test_mpi_wait_finds_the_epoll_that_watches_a_listener),
