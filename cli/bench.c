@@ -17,7 +17,7 @@ static const char help[] =
 int cli_bench(int argc, char **argv, char **program_argv)
 {
     if (argc < 2) {
-        fprintf(stderr, "carousel bench: say which one\n%s\n", help);
+        fprintf(stderr, "carousel bench: no benchmark given; carousel bench --help lists them\n");
         return CLI_USAGE;
     }
     if (strcmp(argv[1], "engine") == 0)
@@ -30,6 +30,8 @@ int cli_bench(int argc, char **argv, char **program_argv)
         puts(help);
         return CLI_OK;
     }
-    fprintf(stderr, "carousel bench: there is no benchmark '%s'\n%s\n", argv[1], help);
+    fprintf(stderr,
+            "carousel bench: there is no benchmark '%s'; carousel bench --help lists them\n",
+            argv[1]);
     return CLI_USAGE;
 }

@@ -67,8 +67,8 @@ static enum status check_range(const struct option_spec *spec, const char *origi
                                struct err *err)
 {
     if ((spec->min != 0 || spec->max != 0) && (number < spec->min || number > spec->max))
-        return err_set(err, STATUS_INVALID, "%s: %g is out of range, accepted is %g to %g", origin,
-                       number, spec->min, spec->max);
+        return err_set(err, STATUS_INVALID, "%s: %.10g is out of range, accepted is %.10g to %.10g",
+                       origin, number, spec->min, spec->max);
     return STATUS_OK;
 }
 
