@@ -116,7 +116,7 @@ int cli_info(int argc, char **argv, char **program_argv)
     if (options_parse(&group, 1, argc, argv, &args, &err) != STATUS_OK)
         return cli_fail_usage("info", &err);
     if (args.wants_help) {
-        options_print_help(usage, &group, 1);
+        options_print_help(usage, &group, 1, &args);
         return CLI_OK;
     }
     char demo[4096];
