@@ -210,7 +210,7 @@ int cli_batch(int argc, char **argv, char **program_argv)
     if (options_parse(groups, 3, argc, argv, &args, &err) != STATUS_OK)
         return cli_fail_usage("batch", &err);
     if (args.wants_help) {
-        options_print_help(usage, groups, 3);
+        options_print_help(usage, groups, 3, &args);
         return CLI_OK;
     }
     if (check_options(&o, &args, &err) != STATUS_OK)

@@ -234,7 +234,7 @@ int cli_bench_engine(int argc, char **argv, char **program_argv)
     if (options_parse(groups, 4, argc, argv, &args, &err) != STATUS_OK)
         return cli_fail_usage("bench engine", &err);
     if (args.wants_help) {
-        options_print_help(usage, groups, 4);
+        options_print_help(usage, groups, 4, &args);
         return CLI_OK;
     }
     so.model = args.n_positionals > 0 ? args.positionals[0] : NULL;

@@ -209,7 +209,7 @@ int cli_doctor(int argc, char **argv, char **program_argv)
     if (options_parse(NULL, 0, argc, argv, &args, &err) != STATUS_OK)
         return cli_fail_usage("doctor", &err);
     if (args.wants_help) {
-        options_print_help(usage, NULL, 0);
+        options_print_help(usage, NULL, 0, &args);
         return CLI_OK;
     }
     if (launch_is_rank()) {

@@ -10,14 +10,21 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static const char usage[] =
     "usage: carousel info [MODEL] [options]\n"
     "Prints dimensions, parameters, bytes, KV per token, and what fits in this host's memory.";
 
-static double gigabytes(double bytes)
+/* "2.869 GB", "453.6 kB": decimal units, as disks and links are sold. */
+static const char *human_bytes(double bytes, char *out, size_t cap_bytes)
 {
-    return bytes / 1e9;
+    static const char *const units[] = {"bytes", "kB", "MB", "GB", "TB"};
+    size_t unit = 0;
+    for (; bytes >= 1000 && unit + 1 < sizeof units / sizeof units[0]; unit++)
+        bytes /= 1000;
+    snprintf(out, cap_bytes, unit == 0 ? "%.0f %s" : "%.4g %s", bytes, units[unit]);
+    return out;
 }
 
 /* How many positions (at all loops) the pool of one worker holds when `workers` share this host. */
@@ -69,6 +76,7 @@ static void print_text(const char *dir, const struct checkpoint *cp, enum dtype 
 {
     const struct model_config *c = &cp->config;
     double per_loop = (double)config_kv_bytes_per_position(c, kv);
+    char size[32];
     printf("%s: %s\n", dir, c->architecture);
     printf("  block        %d layers x %d loops, width %d, ffn %d, %d heads (%d kv) of %d\n",
            c->n_layers, c->n_loops, c->d_model, c->d_ffn, c->n_heads, c->n_kv_heads, c->head_dim);
@@ -76,12 +84,15 @@ static void print_text(const char *dir, const struct checkpoint *cp, enum dtype 
            c->is_tied ? " (tied head)" : "", c->max_positions, c->rope_theta);
     printf("  exit         %s, threshold of the file %g\n",
            c->has_gate ? "gate after every loop" : "no gate: all loops always", c->exit_threshold);
-    printf("  weights      %llu parameters, %.3f GB of %s, fingerprint %016llx\n",
-           (unsigned long long)config_count_parameters(c), gigabytes((double)cp->len_bytes),
-           dtype_name(cp->dtype), (unsigned long long)cp->fingerprint);
-    printf("  KV (%s)    %.0f bytes a position and loop, %.0f at all %d loops; a parked row %d\n",
-           dtype_name(kv), per_loop, per_loop * c->n_loops, c->n_loops, 4 * c->d_model);
-    printf("  fits here    %.1f GB free;", gigabytes((double)host_memory_available_bytes()));
+    printf("  weights      %llu parameters, %s of %s, fingerprint %016llx\n",
+           (unsigned long long)config_count_parameters(c),
+           human_bytes((double)cp->len_bytes, size, sizeof size), dtype_name(cp->dtype),
+           (unsigned long long)cp->fingerprint);
+    printf("  KV (%s)%*s%.0f bytes a position and loop, %.0f at all %d loops; a parked row %d\n",
+           dtype_name(kv), (int)(8 - strlen(dtype_name(kv))), "", per_loop, per_loop * c->n_loops,
+           c->n_loops, 4 * c->d_model);
+    printf("  fits here    %s free;",
+           human_bytes((double)host_memory_available_bytes(), size, sizeof size));
     for (int workers = 1; workers <= 8; workers *= 2)
         printf(" %d worker%s: %llu positions%s", workers, workers > 1 ? "s" : "",
                (unsigned long long)positions_that_fit(cp, kv, workers), workers < 8 ? "," : "\n");
@@ -105,7 +116,7 @@ int cli_info(int argc, char **argv, char **program_argv)
     if (options_parse(&group, 1, argc, argv, &args, &err) != STATUS_OK)
         return cli_fail_usage("info", &err);
     if (args.wants_help) {
-        options_print_help(usage, &group, 1);
+        options_print_help(usage, &group, 1, &args);
         return CLI_OK;
     }
     char demo[4096];

@@ -211,7 +211,7 @@ int cli_lens(int argc, char **argv, char **program_argv)
     if (options_parse(groups, 2, argc, argv, &args, &err) != STATUS_OK)
         return cli_fail_usage("lens", &err);
     if (args.wants_help) {
-        options_print_help(usage, groups, 2);
+        options_print_help(usage, groups, 2, &args);
         return CLI_OK;
     }
     const char *prompt = NULL;

@@ -33,11 +33,13 @@ enum status session_find_demo(char *out, size_t cap_bytes, struct err *err)
     exe[n] = '\0';
     *strrchr(exe, '/') = '\0';
     for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
-        char path[PATH_MAX + 64], probe[PATH_MAX + 96];
+        char path[PATH_MAX + 64], real[PATH_MAX], probe[PATH_MAX + 16];
         snprintf(path, sizeof path, "%s%s", exe, places[i]);
-        snprintf(probe, sizeof probe, "%s/config.json", path);
-        if (access(probe, R_OK) == 0 && strlen(path) < cap_bytes) {
-            strcpy(out, path);
+        if (realpath(path, real) == NULL || strlen(real) >= cap_bytes)
+            continue;
+        snprintf(probe, sizeof probe, "%s/config.json", real);
+        if (access(probe, R_OK) == 0) {
+            strcpy(out, real);
             return STATUS_OK;
         }
     }

@@ -42,7 +42,7 @@ struct mpi {
     struct message_pool *pool;
     struct message_node *head_node; /* what the header receive writes into */
     struct peer *peers;
-    struct mpi_bell *bells; /* by rank; other hosts' have no length */
+    struct mpi_peer_bell *bells; /* by rank; those of other hosts ring nobody */
     struct message_queue ready;
     struct mpi_wait waiting;
     uint64_t last_step_ns; /* when a transfer last began or ended */
@@ -325,9 +325,16 @@ static enum status mpi_wait_op(struct transport *t, uint64_t timeout_ns, struct 
             sched_yield();
             continue;
         }
-        /* A peer that owes us a step of a long transfer may be asleep. */
-        mpi_link_visit_peers(m->link, ring, m);
-        mpi_wait_sleep(&m->waiting, nap < until_ns - now_ns ? nap : until_ns - now_ns);
+        mpi_wait_set_may_sleep(&m->waiting, true);
+        status = test_before_sleep(m, 0, &is_over, err);
+        if (status == STATUS_OK && !is_over) {
+            /* A peer that owes us a step of a long transfer may be asleep. */
+            mpi_link_visit_peers(m->link, ring, m);
+            mpi_wait_sleep(&m->waiting, nap < until_ns - now_ns ? nap : until_ns - now_ns);
+        }
+        mpi_wait_set_may_sleep(&m->waiting, false);
+        if (status != STATUS_OK || is_over)
+            return status;
     }
 }
 
@@ -363,6 +370,8 @@ static void mpi_destroy(struct transport *t)
         message_pool_release(m->pool, m->head_node);
         message_pool_destroy(m->pool);
     }
+    for (int i = 0; m->bells != NULL && i < t->n_ranks; i++)
+        mpi_wait_detach(&m->bells[i]);
     free(m->peers);
     free(m->bells);
     free(m);
@@ -393,13 +402,19 @@ static enum status meet_ranks(struct mpi *m, struct err *err)
         return err_set(err, STATUS_NO_MEMORY, "no memory for %d ranks", t->n_ranks);
     if (mpi_env_uses_sockets())
         mpi_wait_find_epoll(&m->waiting);
-    enum status status = mpi_link_meet_host(m->link, &m->waiting.bell, sizeof m->waiting.bell,
-                                            m->bells, &t->n_local_ranks, err);
+    struct mpi_bell *cards = calloc((size_t)t->n_ranks, sizeof *cards);
+    if (cards == NULL)
+        return err_set(err, STATUS_NO_MEMORY, "no memory for %d ranks", t->n_ranks);
+    enum status status =
+        mpi_link_meet_host(m->link, &m->waiting.bell, sizeof *cards, cards, &t->n_local_ranks, err);
+    int n_bells = 0;
+    for (int i = 0; i < t->n_ranks && status == STATUS_OK; i++) {
+        mpi_wait_attach(&cards[i], &m->bells[i]);
+        n_bells += m->bells[i].bell.len_bytes > 0;
+    }
+    free(cards);
     if (status != STATUS_OK)
         return status;
-    int n_bells = 0;
-    for (int i = 0; i < t->n_ranks; i++)
-        n_bells += m->bells[i].len_bytes > 0;
     /* A local rank without a bell would be heard by the clock only, as would another host without
      * epoll. */
     m->is_event_driven =

@@ -26,5 +26,5 @@ for prompt in 'f>w c>x x>d w>q d>r q>c r>s s>f;c>' 'f>w c>x x>d w>q d>r q>c r>s 
               'g=0 v=g+8 r=2 p=r-7 y=p*7 w=y+4;w?'; do
     echo
     echo "${bold}carousel lens '$prompt'${plain}"
-    "$program" lens "$prompt" --last 4
+    "$program" lens "$prompt" -q "$threshold" --last 4
 done
