@@ -1,6 +1,8 @@
 /* Tells whether this process is a rank, or makes it the start of a local MPI job. */
 #include "cluster/launch.h"
 
+#include "cluster/launch_exec.h"
+
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -144,8 +146,7 @@ enum status launch_mpirun(int n_ranks, char **argv, struct err *err)
     set_mpirun_defaults();
     describe_terminal();
     setenv("CAROUSEL_LAUNCHED", "1", 1);
-    execvp(args[0], args);
-    int why = errno;
+    int why = launch_exec(args);
     unsetenv("CAROUSEL_LAUNCHED");
     free(args);
     if (why == ENOENT)
