@@ -134,8 +134,8 @@ static void print_head(const struct lens *l, const struct layout *a, uint32_t fi
     fprintf(out, "%s%s%s: %u positions, %u loops; exits at q = %g%s\n", bold, l->model_name, reset,
             l->n_positions, l->n_loops, (double)l->exit_threshold,
             l->is_threshold_assumed ? " (assumed: the model's own is 1, all loops)" : "");
-    fprintf(out, "best next token and cdf of the gate after each loop; * the loop where it gets "
-                 "off, ~ a\nchange of mind\n");
+    fprintf(out, "best next token and the gate's cdf after each loop; * gets off here, ~ another "
+                 "mind\n");
     if (first > 0)
         fprintf(out, "the last %u positions; --all shows all\n", l->n_positions - first);
     fprintf(out, "\n%s%*s %-*s", bold, POSITION_WIDTH, "", a->token_width, "token");
