@@ -11,8 +11,6 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { LENS_SHOWN_POSITIONS = 20 };
-
 static const char usage[] =
     "usage: carousel lens [MODEL] (PROMPT | --ids 1,2,3) [options]\n"
     "Shows for every position of the prompt and every loop which token the model would say, and how"
@@ -127,7 +125,7 @@ static void choose_threshold(struct lens *l, const struct session *s, bool has_t
 struct lens_options {
     const char *ids;
     bool chat, as_json, all, has_threshold;
-    int top;
+    int top, last;
     double threshold;
 };
 
@@ -166,8 +164,8 @@ static enum status run(struct session *s, const struct lens_options *o, const ch
         struct terminal terminal;
         terminal_look(STDOUT_FILENO, &terminal);
         uint32_t first = 0;
-        if (!o->all && l.n_positions > LENS_SHOWN_POSITIONS)
-            first = l.n_positions - LENS_SHOWN_POSITIONS;
+        if (!o->all && l.n_positions > (uint32_t)o->last)
+            first = l.n_positions - (uint32_t)o->last;
         lens_print_table(&l, first, &terminal, stdout);
     }
     fflush(stdout);
@@ -185,7 +183,7 @@ out:
 int cli_lens(int argc, char **argv, char **program_argv)
 {
     struct session_options so;
-    struct lens_options o = {.top = 5, .threshold = 1.0};
+    struct lens_options o = {.top = 5, .last = 20, .threshold = 1.0};
     session_options_init(&so);
     const struct option_spec own[] = {
         {"ids", 0, OPTION_STRING, &o.ids, "IDS", NULL, 0, 0, "the prompt as token ids: 1,2,3",
@@ -196,8 +194,9 @@ int cli_lens(int argc, char **argv, char **program_argv)
          "tokens of every position and loop in --json (default 5)", NULL},
         {"exit-threshold", 'q', OPTION_FLOAT, &o.threshold, "Q", NULL, 1e-9, 1,
          "mark where the cdf reaches Q (default: the checkpoint's)", &o.has_threshold},
-        {"all", 0, OPTION_FLAG, &o.all, NULL, NULL, 0, 0,
-         "show all positions (default: the last 20)", NULL},
+        {"last", 0, OPTION_INT, &o.last, "N", NULL, 1, INT32_MAX,
+         "positions in the table, counted from the end (default 20)", NULL},
+        {"all", 0, OPTION_FLAG, &o.all, NULL, NULL, 0, 0, "all positions in the table", NULL},
         {"json", 0, OPTION_FLAG, &o.as_json, NULL, NULL, 0, 0,
          "print one JSON object, all positions, full precision", NULL},
     };

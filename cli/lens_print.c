@@ -20,10 +20,10 @@ static const char *show_character(utf8proc_int32_t c, bool has_utf8, char piece[
     *width = 1;
     if (c == ' ')
         return has_utf8 ? "\u00b7" : "_";
-    if (c == '\n' || c == '\t' || c == '\r') {
-        *width = 2;
-        return c == '\n' ? "\\n" : c == '\t' ? "\\t" : "\\r";
-    }
+    if (c == '\n')
+        return has_utf8 ? "\u21b5" : "$";
+    if (c == '\t')
+        return has_utf8 ? "\u21e5" : ">";
     int columns = c < 0 ? 0 : utf8proc_charwidth(c);
     if (columns <= 0 || (c > 126 && !has_utf8))
         return c < 0 || !has_utf8 ? "?" : "\u00bf";
@@ -134,8 +134,8 @@ static void print_head(const struct lens *l, const struct layout *a, uint32_t fi
     fprintf(out, "%s%s%s: %u positions, %u loops; exits at q = %g%s\n", bold, l->model_name, reset,
             l->n_positions, l->n_loops, (double)l->exit_threshold,
             l->is_threshold_assumed ? " (assumed: the model's own is 1, all loops)" : "");
-    fprintf(out, "best next token and cdf of the gate after each loop; * the loop where it gets "
-                 "off, ~ a\nchange of mind\n");
+    fprintf(out, "best next token and the gate's cdf after each loop; * exits here, ~ changed its "
+                 "mind\n");
     if (first > 0)
         fprintf(out, "the last %u positions; --all shows all\n", l->n_positions - first);
     fprintf(out, "\n%s%*s %-*s", bold, POSITION_WIDTH, "", a->token_width, "token");
