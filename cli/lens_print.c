@@ -131,11 +131,11 @@ static void print_head(const struct lens *l, const struct layout *a, uint32_t fi
                        const struct terminal *t, FILE *out)
 {
     const char *bold = t->has_colour ? COLOUR_HEAD : "", *reset = t->has_colour ? COLOUR_RESET : "";
-    fprintf(out, "%s%s%s: %u positions, %u loops; exits at q = %g%s\n", bold, l->model_name, reset,
-            l->n_positions, l->n_loops, (double)l->exit_threshold,
+    fprintf(out, "%s%s%s: %u positions, %u loops\n", bold, l->model_name, reset, l->n_positions,
+            l->n_loops);
+    fprintf(out, "exits at q = %g%s\n", (double)l->exit_threshold,
             l->is_threshold_assumed ? " (assumed: the model's own is 1, all loops)" : "");
-    fprintf(out, "best next token and the gate's cdf after each loop; * exits here, ~ changed its "
-                 "mind\n");
+    fputs("best next token and cdf of the gate per loop; * exits here, ~ changed its mind\n", out);
     if (first > 0)
         fprintf(out, "the last %u positions; --all shows all\n", l->n_positions - first);
     fprintf(out, "\n%s%*s %-*s", bold, POSITION_WIDTH, "", a->token_width, "token");
