@@ -163,6 +163,8 @@ static void on_token(void *user, const struct completion_token *t)
     if (c->details != NULL)
         c->details[c->n_tokens] = *t->token;
     c->n_tokens++;
+    c->job->batch->n_tokens++;
+    c->job->batch->sum_exit_loops += t->token->exit_loop;
 }
 
 static void on_end(void *user, const struct completion_end *end)

@@ -270,8 +270,8 @@ static void show_progress(struct batch *b)
         .n_skipped = t->n_skipped,
         .n_total = t->n_total,
         .n_errors = t->n_errors,
-        .n_tokens = t->tokens,
-        .sum_exit_loops = t->sum_exit_loops,
+        .n_tokens = b->n_tokens,
+        .sum_exit_loops = b->sum_exit_loops,
         .elapsed_s = t->wall_s,
     };
     progress_update(&b->progress, &facts, now_ns);

@@ -71,6 +71,7 @@ struct batch {
     struct batch_job *finished_first, *finished_last; /* answers to be written */
     bool is_input_ended;
     struct progress progress;
+    uint64_t n_tokens, sum_exit_loops; /* as they come, for the progress; totals count answers */
     struct batch_totals totals;
     uint64_t started_ns;
 };

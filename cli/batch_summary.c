@@ -67,7 +67,8 @@ void batch_summary_print(const struct batch *b, const struct control_stats *stat
     fprintf(out, "tokens     %llu in, %llu out, %.1f tokens/s\n",
             (unsigned long long)t->prompt_tokens, (unsigned long long)t->tokens,
             per_s(t->tokens, t->wall_s));
-    fprintf(out, "exit loop  %.2f on average\n", share(t->sum_exit_loops, t->tokens));
+    if (t->tokens > 0)
+        fprintf(out, "exit loop  %.2f on average\n", share(t->sum_exit_loops, t->tokens));
     for (int i = 0; i < n_loops_of(b) && t->tokens > 0; i++) {
         double value = share(t->exits[i], t->tokens);
         fprintf(out, "  loop %d   ", i + 1);

@@ -3,15 +3,12 @@
 
 #include "cli/cli.h"
 #include "cli/session.h"
-#include "worker/exit_rule.h"
 
 #include <jansson.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-enum { LENS_SHOWN_POSITIONS = 20 };
 
 static const char usage[] =
     "usage: carousel lens [MODEL] (PROMPT | --ids 1,2,3) [options]\n"
@@ -23,31 +20,6 @@ struct lens_run {
     enum status status;
     struct err err;
 };
-
-const struct lens_cell *lens_cell_at(const struct lens *l, uint32_t position, uint32_t loop)
-{
-    return &l->cells[(size_t)position * l->n_loops + loop - 1];
-}
-
-void lens_decide_exits(struct lens *l)
-{
-    struct sequence_params params;
-    sequence_params_init(&params);
-    params.exit_mode = EXIT_MODE_EXACT;
-    params.exit_threshold = l->exit_threshold;
-    params.max_loops = l->n_loops;
-    for (uint32_t p = 0; p < l->n_positions; p++) {
-        struct exit_state state = {.survival = 1.0f};
-        uint32_t exit_loop = 0;
-        for (uint32_t t = 1; t <= l->n_loops; t++) {
-            struct lens_cell *cell = &l->cells[(size_t)p * l->n_loops + t - 1];
-            if (exit_rule_step(&params, t, p, cell->lambda, &state) && exit_loop == 0)
-                exit_loop = t;
-            cell->cdf = state.cdf;
-        }
-        l->exit_loops[p] = exit_loop;
-    }
-}
 
 static void on_observation(void *user, const struct control_observation *row)
 {
@@ -127,7 +99,7 @@ static void choose_threshold(struct lens *l, const struct session *s, bool has_t
 struct lens_options {
     const char *ids;
     bool chat, as_json, all, has_threshold;
-    int top;
+    int top, last;
     double threshold;
 };
 
@@ -166,8 +138,8 @@ static enum status run(struct session *s, const struct lens_options *o, const ch
         struct terminal terminal;
         terminal_look(STDOUT_FILENO, &terminal);
         uint32_t first = 0;
-        if (!o->all && l.n_positions > LENS_SHOWN_POSITIONS)
-            first = l.n_positions - LENS_SHOWN_POSITIONS;
+        if (!o->all && l.n_positions > (uint32_t)o->last)
+            first = l.n_positions - (uint32_t)o->last;
         lens_print_table(&l, first, &terminal, stdout);
     }
     fflush(stdout);
@@ -185,7 +157,7 @@ out:
 int cli_lens(int argc, char **argv, char **program_argv)
 {
     struct session_options so;
-    struct lens_options o = {.top = 5, .threshold = 1.0};
+    struct lens_options o = {.top = 5, .last = 20, .threshold = 1.0};
     session_options_init(&so);
     const struct option_spec own[] = {
         {"ids", 0, OPTION_STRING, &o.ids, "IDS", NULL, 0, 0, "the prompt as token ids: 1,2,3",
@@ -196,8 +168,9 @@ int cli_lens(int argc, char **argv, char **program_argv)
          "tokens of every position and loop in --json (default 5)", NULL},
         {"exit-threshold", 'q', OPTION_FLOAT, &o.threshold, "Q", NULL, 1e-9, 1,
          "mark where the cdf reaches Q (default: the checkpoint's)", &o.has_threshold},
-        {"all", 0, OPTION_FLAG, &o.all, NULL, NULL, 0, 0,
-         "show all positions (default: the last 20)", NULL},
+        {"last", 0, OPTION_INT, &o.last, "N", NULL, 1, INT32_MAX,
+         "positions in the table, counted from the end (default 20)", NULL},
+        {"all", 0, OPTION_FLAG, &o.all, NULL, NULL, 0, 0, "all positions in the table", NULL},
         {"json", 0, OPTION_FLAG, &o.as_json, NULL, NULL, 0, 0,
          "print one JSON object, all positions, full precision", NULL},
     };

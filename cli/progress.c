@@ -14,9 +14,11 @@ enum { BAR_MIN = 8, BAR_MAX = 40 };
 
 double progress_eta_s(const struct progress_facts *f)
 {
-    uint64_t n_own = f->n_done - f->n_skipped;
-    if (f->n_total == 0 || n_own == 0 || f->n_done > f->n_total)
+    /* Errors cost no time worth counting, nor did this run do what earlier ones did. */
+    uint64_t n_free = f->n_skipped + f->n_errors;
+    if (f->n_total == 0 || f->n_done <= n_free || f->n_done > f->n_total)
         return -1;
+    uint64_t n_own = f->n_done - n_free;
     return (double)(f->n_total - f->n_done) * f->elapsed_s / (double)n_own;
 }
 

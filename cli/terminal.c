@@ -1,6 +1,8 @@
 /* Finds out whether somebody is watching, and with how many columns. */
 #include "cli/terminal.h"
 
+#include "cluster/launch.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -42,7 +44,9 @@ void terminal_look(int fd, struct terminal *out)
 {
     const char *told = getenv(fd == STDERR_FILENO ? "CAROUSEL_TTY_ERR" : "CAROUSEL_TTY_OUT");
     const char *term = getenv("TERM");
-    out->is_terminal = isatty(fd) || (told != NULL && strcmp(told, "1") == 0);
+    /* mpirun gives its ranks a terminal of their own, whatever the user's is. */
+    out->is_terminal =
+        (told != NULL && strcmp(told, "1") == 0) || (!launch_is_rank() && isatty(fd));
     out->has_colour =
         out->is_terminal && !is_set("NO_COLOR") && (term == NULL || strcmp(term, "dumb") != 0);
     out->has_utf8 = locale_is_utf8();
