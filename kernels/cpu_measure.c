@@ -49,7 +49,7 @@ static void measure_read(void *context, int thread)
 }
 
 /* The best of a few passes: what the hardware can do, without what else the host was doing. */
-static double measure_best_s(const struct cpu_backend *cpu, cpu_pool_work *work,
+static double measure_best_s(const struct cpu_backend *cpu, void (*work)(void *context, int thread),
                              struct measure_run *run)
 {
     double best = 0.0;
