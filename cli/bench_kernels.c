@@ -1,4 +1,5 @@
-/* Times the shapes of the Ouro-1.4B block against the multiply-add peak and read bandwidth of the same run. */
+/* Times the shapes of the Ouro-1.4B block against the multiply-add peak and read bandwidth of the
+ * same run. */
 #include "cli/bench_kernels.h"
 
 #include "kernels/kernels.h"
@@ -76,7 +77,8 @@ static void print_head(const struct bench *b, struct kernels *k, const struct ke
     if (b->is_json)
         return;
     printf("\n%s, %d thread%s: peak %.1f GFLOP/s, read %.1f GB/s\n", kernels_isa(k),
-           kernels_threads(k), kernels_threads(k) == 1 ? "" : "s", m->peak_gflops, m->read_gbytes_s);
+           kernels_threads(k), kernels_threads(k) == 1 ? "" : "s", m->peak_gflops,
+           m->read_gbytes_s);
     printf("  %-18s %5s %10s %9s %7s %8s %7s\n", "shape", "rows", "us", "GFLOP/s", "/peak", "GB/s",
            "/read");
 }
@@ -91,11 +93,12 @@ static void print_result(struct bench *b, struct kernels *k, const struct kernel
         fflush(stdout);
         return;
     }
-    printf("%s\n  {\"isa\": \"%s\", \"threads\": %d, \"shape\": \"%s\", \"rows\": %d, \"seconds\": %.9f, "
+    printf("%s\n  {\"isa\": \"%s\", \"threads\": %d, \"shape\": \"%s\", \"rows\": %d, \"seconds\": "
+           "%.9f, "
            "\"gflops\": %.2f, \"gbytes_s\": %.3f, \"peak_gflops\": %.2f, \"read_gbytes_s\": %.3f, "
            "\"of_peak\": %.4f, \"of_read\": %.4f}",
-           b->has_printed ? "," : "", kernels_isa(k), kernels_threads(k), r->shape, r->rows, r->seconds,
-           gflops, gbytes, m->peak_gflops, m->read_gbytes_s, gflops / m->peak_gflops,
+           b->has_printed ? "," : "", kernels_isa(k), kernels_threads(k), r->shape, r->rows,
+           r->seconds, gflops, gbytes, m->peak_gflops, m->read_gbytes_s, gflops / m->peak_gflops,
            gbytes / m->read_gbytes_s);
     b->has_printed = true;
 }
@@ -157,8 +160,8 @@ static enum status bench_attention(struct bench *b, struct kernels *k, struct ke
 {
     enum { HEADS = 16, D = 128, BLOCK = 16, BLOCKS = ATTENTION_CONTEXT / BLOCK, MOST = 4 };
     struct kernels_kv kv;
-    enum status st = kernels_kv_create(k, DTYPE_BF16, BLOCKS * sequences, BLOCK, n_layers, HEADS, D,
-                                       &kv, err);
+    enum status st =
+        kernels_kv_create(k, DTYPE_BF16, BLOCKS * sequences, BLOCK, n_layers, HEADS, D, &kv, err);
     if (st != STATUS_OK)
         return st;
     for (size_t at = 0; at < kv.memory.len_bytes; at += b->area_len) {
@@ -179,10 +182,8 @@ static enum status bench_attention(struct bench *b, struct kernels *k, struct ke
     /* Blocks in the scattered order of a pool that has been used for a while. */
     for (int i = 0; i < BLOCKS * sequences; i++)
         table[i] = (int)((long)i * 37 % (BLOCKS * sequences));
-    const struct kernels_batch batch = {.n_rows = sequences,
-                                        .n_segments = sequences,
-                                        .segments = segments,
-                                        .block_table = table};
+    const struct kernels_batch batch = {
+        .n_rows = sequences, .n_segments = sequences, .segments = segments, .block_table = table};
     double took[MAX_REPEATS];
     int n_repeats = 1;
     for (int i = -1; i < n_repeats; i++) {
@@ -254,7 +255,8 @@ static int bench_memory(struct bench *b)
         most = b->rows[i] > most ? b->rows[i] : most;
     most = most < 4 ? 4 : most;
     b->area_len = b->is_quick ? area_quick_bytes : area_bytes;
-    void *area = mmap(NULL, b->area_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *area =
+        mmap(NULL, b->area_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     b->area = area == MAP_FAILED ? NULL : area;
     b->x = malloc((size_t)most * MAX_IN * sizeof(float));
     b->y = malloc((size_t)most * MAX_OUT * sizeof(float));
@@ -306,9 +308,11 @@ static bool parse_rows(struct bench *b, const char *text)
 
 static void bench_usage(FILE *to)
 {
-    fputs("usage: carousel bench kernels [--json] [--threads N] [--isa NAME] [--rows LIST] [--quick]\n"
+    fputs("usage: carousel bench kernels [--json] [--threads N] [--isa NAME] [--rows LIST] "
+          "[--quick]\n"
           "\n"
-          "Linear layers of the Ouro-1.4B block (bf16 weights, fp32 activations) and decode attention\n"
+          "Linear layers of the Ouro-1.4B block (bf16 weights, fp32 activations) and decode "
+          "attention\n"
           "at 4096 positions, beside the multiply-add peak and read bandwidth of the same run.\n"
           "\n"
           "  --json        one JSON array instead of tables\n"
@@ -323,9 +327,12 @@ static void bench_usage(FILE *to)
 static int bench_parse(struct bench *b, int argc, char **argv)
 {
     static const struct option options[] = {
-        {"json", no_argument, NULL, 'j'},       {"threads", required_argument, NULL, 't'},
-        {"isa", required_argument, NULL, 'i'},  {"rows", required_argument, NULL, 'r'},
-        {"quick", no_argument, NULL, 'q'},      {"help", no_argument, NULL, 'h'},
+        {"json", no_argument, NULL, 'j'},
+        {"threads", required_argument, NULL, 't'},
+        {"isa", required_argument, NULL, 'i'},
+        {"rows", required_argument, NULL, 'r'},
+        {"quick", no_argument, NULL, 'q'},
+        {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
     };
     optind = 0;

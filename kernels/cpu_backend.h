@@ -20,8 +20,8 @@ struct cpu_pool;
 
 enum status cpu_pool_create(int n_threads, bool may_spin, struct cpu_pool **out, struct err *err);
 void cpu_pool_destroy(struct cpu_pool *pool); /* NULL is fine */
-/* Runs work(context, t) for t in 0 .. n_threads - 1, each on a thread of its own (0 is the caller), and
- * returns when all are done. */
+/* Runs work(context, t) for t in 0 .. n_threads - 1, each on a thread of its own (0 is the caller),
+ * and returns when all are done. */
 void cpu_pool_run(struct cpu_pool *pool, void (*work)(void *context, int thread), void *context);
 
 /* ---- memory (cpu_memory.c) --------------------------------------------------------------------
@@ -29,6 +29,9 @@ void cpu_pool_run(struct cpu_pool *pool, void (*work)(void *context, int thread)
 
 /* Zeroed pages, 64-byte aligned; large areas are not touched, so reserving them costs no memory. */
 void *cpu_memory_map(size_t len_bytes);
+/* The same from huge pages where there are any. */
+enum { CPU_HUGE_PAGE_BYTES = 2 * 1024 * 1024 };
+void *cpu_memory_map_huge(size_t len_bytes);
 void cpu_memory_unmap(void *data, size_t len_bytes);
 
 /* A scratch area that only grows. */
@@ -47,7 +50,8 @@ enum {
     CPU_OUT_BLOCK =
         48, /* outputs of a piece of linear: a multiple of every tile's width and of the lanes */
     CPU_TILE_ROWS = 12, /* most rows of a register tile */
-    CPU_TILE_AHEAD = 32, /* entries past the columns of a tile: what it may prefetch and round up to */
+    CPU_TILE_AHEAD =
+        32, /* entries past the columns of a tile: what it may prefetch and round up to */
     CPU_GROUP_MAX = 32, /* elements of k that one step takes: twice the lanes of the widest level */
 };
 
@@ -115,8 +119,8 @@ static inline size_t cpu_packed_len(int k)
 {
     return ((size_t)k + CPU_GROUP_MAX - 1) / CPU_GROUP_MAX * CPU_GROUP_MAX;
 }
-/* n rows are cut into tiles of at most `most`, as even as possible: the rows of the tile that begins at
- * `row`. */
+/* n rows are cut into tiles of at most `most`, as even as possible: the rows of the tile that
+ * begins at `row`. */
 static inline int cpu_tile_rows(int n, int row, int most)
 {
     int n_tiles = (n + most - 1) / most;

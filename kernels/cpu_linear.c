@@ -49,7 +49,8 @@ static struct cpu_linear_piece linear_piece_at(const struct linear_run *run, int
     const int first = block * CPU_OUT_BLOCK;
     const size_t stride = cpu_packed_len(run->k);
     return (struct cpu_linear_piece){
-        .w = (const unsigned char *)w->data + (size_t)first * (size_t)run->k * dtype_bytes(w->dtype),
+        .w =
+            (const unsigned char *)w->data + (size_t)first * (size_t)run->k * dtype_bytes(w->dtype),
         .dtype = w->dtype,
         .k = run->k,
         .n_out = w->rows - first < CPU_OUT_BLOCK ? w->rows - first : CPU_OUT_BLOCK,

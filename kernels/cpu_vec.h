@@ -101,8 +101,8 @@ static inline float vec_largest(struct vec a)
     return _mm512_reduce_max_ps(a.v);
 }
 
-/* out[i] = sum of the lanes of the vector at tile + stride * i, for VEC_LANES vectors: levels of pairwise sums, in
- * which each level halves both the vectors and the lanes of a sum. */
+/* out[i] = sum of the lanes of the vector at tile + stride * i, for VEC_LANES vectors: levels of
+ * pairwise sums, in which each level halves both the vectors and the lanes of a sum. */
 static inline struct vec vec_reduce_tile(const float *tile, size_t stride)
 {
     __m512 a[16];
