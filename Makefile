@@ -35,7 +35,10 @@ SRC   := $(sort $(foreach r,$(ROOMS),$(wildcard $(r)/*.c)))
 CLI   := $(sort $(wildcard cli/*.c))
 PB    := proto/carousel
 OBJ   := $(SRC:%.c=$(BUILD)/%.o) $(BUILD)/gen/$(PB).pb-c.o
-CLI_OBJ := $(CLI:%.c=$(BUILD)/%.o)
+MAIN_OBJ := $(BUILD)/cli/main.o $(BUILD)/cli/bench.o
+# In the library too, all but main.c and bench.c, which only dispatch, so that unit tests and fuzz targets
+# reach them.
+CLI_OBJ := $(filter-out $(MAIN_OBJ),$(CLI:%.c=$(BUILD)/%.o))
 UNIT  := $(sort $(wildcard tests/test_*.c))
 UNIT_BIN := $(UNIT:%.c=$(BUILD)/%)
 HEADERS := $(sort $(foreach r,$(ROOMS) cli,$(wildcard $(r)/*.h)))
@@ -81,13 +84,13 @@ $(BUILD)/%.o: %.c $(BUILD)/flags | $(BUILD)/gen/$(PB).pb-c.h
 	@echo "  CC   $<"
 	@$(CC) $(CFLAGS_ALL) $(ISA) $(if $(filter cluster/%,$<),$(MPI_CFLAGS)) -MMD -MP -c $< -o $@
 
-$(BUILD)/libcarousel.a: $(OBJ)
+$(BUILD)/libcarousel.a: $(OBJ) $(CLI_OBJ)
 	@echo "  AR   $@"
 	@rm -f $@ && ar rcs $@ $^
 
-$(BUILD)/carousel: $(CLI_OBJ) $(BUILD)/libcarousel.a
+$(BUILD)/carousel: $(MAIN_OBJ) $(BUILD)/libcarousel.a
 	@echo "  LINK $@"
-	@$(CC) $(CFLAGS_ALL) -o $@ $(CLI_OBJ) $(BUILD)/libcarousel.a $(LIBS_ALL)
+	@$(CC) $(CFLAGS_ALL) -o $@ $(MAIN_OBJ) $(BUILD)/libcarousel.a $(LIBS_ALL)
 
 build/carousel: $(BUILD)/carousel
 	@ln -sf $(<:build/%=%) $@
@@ -103,6 +106,9 @@ unit: $(UNIT_BIN) ## unit tests only (cmocka); SAN= picks a sanitizer build
 test: setup ## everything: units, sanitizers, purity, end to end over MPI, a few seconds of fuzzing
 	@scripts/test.sh
 
+e2e: build/carousel ## the end-to-end tests only; all are tests/e2e_*.py and run alone too
+	@scripts/test.sh e2e_
+
 demo: setup ## the demo: a trained looped model through a coordinator and four workers over MPI
 	@$(MAKE) --no-print-directory build/carousel
 	@scripts/demo.sh
@@ -117,7 +123,7 @@ fuzz: setup ## every libFuzzer target for FUZZ_SECONDS (default 10) each
 
 fuzz-bins:
 	@$(MAKE) --no-print-directory CC=clang BUILD=$(FUZZ_BUILD) SAN= OPT=-O1 \
-	    CFLAGS='-fsanitize=address,undefined,fuzzer-no-link -Wno-unknown-warning-option' $(FUZZ_BIN)
+	    CFLAGS='-fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=undefined -Wno-unknown-warning-option' $(FUZZ_BIN)
 $(FUZZ_BUILD)/tests/fuzz_%: tests/fuzz_%.c $(FUZZ_BUILD)/libcarousel.a
 	@mkdir -p $(@D)
 	@echo "  FUZZ $<"
@@ -143,4 +149,4 @@ format: ## clang-format over our C
 clean: ## remove build/
 	@rm -rf build
 
--include $(OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(UNIT_BIN:%=%.d)
+-include $(OBJ:.o=.d) $(MAIN_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(UNIT_BIN:%=%.d)

@@ -195,7 +195,7 @@ int cli_generate(int argc, char **argv, char **program_argv)
     if (options_parse(groups, 3, argc, argv, &args, &err) != STATUS_OK)
         return cli_fail_usage("generate", &err);
     if (args.wants_help) {
-        options_print_help(usage, groups, 3);
+        options_print_help(usage, groups, 3, &args);
         return CLI_OK;
     }
     const char *prompt = NULL;

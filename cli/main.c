@@ -1,6 +1,7 @@
 /* The `carousel` program: finds the subcommand and hands it its arguments. */
 #include "cli/cli.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -43,6 +44,17 @@ int cli_fail_usage(const char *name, const struct err *err)
     return CLI_USAGE;
 }
 
+/* A full disk must not look like success. */
+static int finish(int code)
+{
+    int why = fflush(stdout) != 0 ? errno : ferror(stdout) ? EIO : 0;
+    if (why != 0 && code == CLI_OK) {
+        fprintf(stderr, "carousel: cannot write standard output: %s\n", strerror(why));
+        return CLI_FAILURE;
+    }
+    return code;
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 2) {
@@ -60,7 +72,7 @@ int main(int argc, char **argv)
     }
     for (size_t i = 0; i < sizeof subcommands / sizeof subcommands[0]; i++)
         if (strcmp(argv[1], subcommands[i].name) == 0)
-            return subcommands[i].run(argc - 1, argv + 1, argv);
+            return finish(subcommands[i].run(argc - 1, argv + 1, argv));
     fprintf(stderr, "carousel: unknown subcommand '%s'; carousel --help lists them\n", argv[1]);
     return CLI_USAGE;
 }

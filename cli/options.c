@@ -67,8 +67,8 @@ static enum status check_range(const struct option_spec *spec, const char *origi
                                struct err *err)
 {
     if ((spec->min != 0 || spec->max != 0) && (number < spec->min || number > spec->max))
-        return err_set(err, STATUS_INVALID, "%s: %g is out of range, accepted is %g to %g", origin,
-                       number, spec->min, spec->max);
+        return err_set(err, STATUS_INVALID, "%s: %.10g is out of range, accepted is %.10g to %.10g",
+                       origin, number, spec->min, spec->max);
     return STATUS_OK;
 }
 
@@ -108,6 +108,7 @@ static enum status option_store(const struct option_spec *spec, const char *orig
     enum status status = STATUS_OK;
     switch (spec->type) {
     case OPTION_HEADING:
+    case OPTION_MORE:
         return err_set(err, STATUS_INTERNAL, "%s is a heading", origin);
     case OPTION_FLAG:
         status = store_flag(origin, value, spec->target, err);
@@ -151,13 +152,18 @@ static enum status option_from_environment(const struct option_spec *spec, struc
     return value == NULL ? STATUS_OK : option_store(spec, name, value, err);
 }
 
+static bool is_no_option(const struct option_spec *spec)
+{
+    return spec->type == OPTION_HEADING || spec->type == OPTION_MORE;
+}
+
 static const struct option_spec *option_find(const struct option_group *groups, size_t n_groups,
                                              const char *name, size_t len, char letter)
 {
     for (size_t g = 0; g < n_groups; g++)
         for (size_t i = 0; i < groups[g].n_specs; i++) {
             const struct option_spec *spec = &groups[g].specs[i];
-            if (spec->type == OPTION_HEADING)
+            if (is_no_option(spec))
                 continue;
             if (letter != 0 ? spec->letter == letter
                             : strlen(spec->name) == len && memcmp(spec->name, name, len) == 0)
@@ -176,6 +182,10 @@ static enum status option_take(const struct option_group *groups, size_t n_group
     size_t len = is_long ? strcspn(name, "=") : 1;
     if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0) {
         out->wants_help = true;
+        return STATUS_OK;
+    }
+    if (strcmp(arg, "--help-all") == 0) {
+        out->wants_help = out->wants_all_help = true;
         return STATUS_OK;
     }
     const struct option_spec *spec = option_find(groups, n_groups, name, len, is_long ? 0 : *name);
@@ -206,7 +216,7 @@ enum status options_parse(const struct option_group *groups, size_t n_groups, in
         for (size_t i = 0; i < groups[g].n_specs; i++) {
             const struct option_spec *spec = &groups[g].specs[i];
             enum status status =
-                spec->type == OPTION_HEADING ? STATUS_OK : option_from_environment(spec, err);
+                is_no_option(spec) ? STATUS_OK : option_from_environment(spec, err);
             if (status != STATUS_OK)
                 return status;
         }
@@ -229,23 +239,35 @@ enum status options_parse(const struct option_group *groups, size_t n_groups, in
     return STATUS_OK;
 }
 
-void options_print_help(const char *usage, const struct option_group *groups, size_t n_groups)
+static void print_option(const struct option_spec *spec)
+{
+    const char *argument = spec->choices != NULL ? spec->choices : spec->argument;
+    char left[96];
+    int n = spec->letter != 0 ? snprintf(left, sizeof left, "-%c, ", spec->letter) : 0;
+    snprintf(left + n, sizeof left - (size_t)n, "--%s%s%s", spec->name, argument != NULL ? " " : "",
+             argument != NULL ? argument : "");
+    printf("  %-31s %s\n", left, spec->help);
+}
+
+void options_print_help(const char *usage, const struct option_group *groups, size_t n_groups,
+                        const struct options_result *args)
 {
     printf("%s\n", usage);
+    bool is_cut = false;
     for (size_t g = 0; g < n_groups; g++)
         for (size_t i = 0; i < groups[g].n_specs; i++) {
             const struct option_spec *spec = &groups[g].specs[i];
-            if (spec->type == OPTION_HEADING) {
-                printf("%s\n", spec->help);
-                continue;
+            if (spec->type == OPTION_MORE && !args->wants_all_help) {
+                is_cut = true;
+                break;
             }
-            const char *argument = spec->choices != NULL ? spec->choices : spec->argument;
-            char left[96];
-            int n = spec->letter != 0 ? snprintf(left, sizeof left, "-%c, ", spec->letter) : 0;
-            snprintf(left + n, sizeof left - (size_t)n, "--%s%s%s", spec->name,
-                     argument != NULL ? " " : "", argument != NULL ? argument : "");
-            printf("  %-31s %s\n", left, spec->help);
+            if (spec->type == OPTION_HEADING)
+                printf("%s\n", spec->help);
+            else if (spec->type != OPTION_MORE)
+                print_option(spec);
         }
+    if (is_cut)
+        printf("--help-all lists every option; each is a variable too (CAROUSEL_MAX_TOKENS=64).\n");
 }
 
 enum status options_parse_ids(const char *text, int32_t **out, size_t *n, struct err *err)

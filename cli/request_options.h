@@ -28,7 +28,7 @@ struct request_options {
     int n_logprobs;
 };
 
-enum { REQUEST_N_SPECS = 19, REQUEST_DEFAULT_MAX_TOKENS = 128 };
+enum { REQUEST_N_SPECS = 20, REQUEST_DEFAULT_MAX_TOKENS = 128 };
 void request_options_init(struct request_options *o);
 struct option_group request_options_group(struct request_options *o, struct option_spec *specs);
 

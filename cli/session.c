@@ -33,11 +33,13 @@ enum status session_find_demo(char *out, size_t cap_bytes, struct err *err)
     exe[n] = '\0';
     *strrchr(exe, '/') = '\0';
     for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
-        char path[PATH_MAX + 64], probe[PATH_MAX + 96];
+        char path[PATH_MAX + 64], real[PATH_MAX], probe[PATH_MAX + 16];
         snprintf(path, sizeof path, "%s%s", exe, places[i]);
-        snprintf(probe, sizeof probe, "%s/config.json", path);
-        if (access(probe, R_OK) == 0 && strlen(path) < cap_bytes) {
-            strcpy(out, path);
+        if (realpath(path, real) == NULL || strlen(real) >= cap_bytes)
+            continue;
+        snprintf(probe, sizeof probe, "%s/config.json", real);
+        if (access(probe, R_OK) == 0) {
+            strcpy(out, real);
             return STATUS_OK;
         }
     }
@@ -94,16 +96,18 @@ static void session_worker_config(const struct session *s, struct worker_config 
 }
 
 /* A worker's own failure is told by the coordinator, which hears it in hello, ready or shutdown;
- * only what it cannot hear is printed here. */
+ * then the exit code is 0, because mpirun would end rank 0 before it has printed. Only what the
+ * coordinator may not have heard is printed here. */
 static int session_be_worker(struct session *s)
 {
     struct worker_config config;
     session_worker_config(s, &config);
     struct err err = {0};
     enum status status = worker_run(s->transport, &config, &err);
-    if (status == STATUS_TIMEOUT)
+    bool is_unheard = status == STATUS_TIMEOUT || status == STATUS_IO;
+    if (is_unheard)
         fprintf(stderr, "carousel: %s\n", err.message);
-    return status == STATUS_OK ? 0 : 1;
+    return is_unheard ? 1 : 0;
 }
 
 static void *session_thread_main(void *arg)

@@ -36,7 +36,7 @@ struct session_options {
     bool needs_tokenizer; /* set by the subcommand: fail early when the model has none */
 };
 
-enum { SESSION_N_SPECS = 19 };
+enum { SESSION_N_SPECS = 20 };
 /* Defaults; then the option table that fills it: specs[] has room for SESSION_N_SPECS. */
 void session_options_init(struct session_options *o);
 struct option_group session_options_group(struct session_options *o, struct option_spec *specs);

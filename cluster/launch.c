@@ -1,6 +1,8 @@
 /* Tells whether this process is a rank, or makes it the start of a local MPI job. */
 #include "cluster/launch.h"
 
+#include "cluster/launch_exec.h"
+
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -42,16 +44,34 @@ bool launch_is_rank(void)
 
 /* ---- become mpirun -------------------------------------------------------------------------- */
 
-/* mpirun must not take itself for a part of a job that this process is in or was in. */
+static bool starts_with_any(const char *text, const char *const *prefixes)
+{
+    for (; *prefixes != NULL; prefixes++)
+        if (strncmp(text, *prefixes, strlen(*prefixes)) == 0)
+            return true;
+    return false;
+}
+
+/* Inside a job of one rank mpirun would take itself for a part of it. Drops what the outer mpirun
+ * or srun has set, and keeps what users set. */
 static void forget_outer_job(void)
 {
-    static const char *const prefixes[] = {"OMPI_COMM_WORLD_", "OMPI_MCA_orte_", "OMPI_MCA_ess",
-                                           "OMPI_APP_CTX_",    "PMIX_",          "PMI_"};
+    static const char *const families[] = {"OMPI_", "PMIX_", "PMI_", NULL};
+    static const char *const set_by_user[] = {"OMPI_ALLOW_", "OMPI_MCA_", "PMIX_MCA_", NULL};
+    static const char *const set_by_job_even_so[] = {"OMPI_MCA_orte_",
+                                                     "OMPI_MCA_ess",
+                                                     "OMPI_MCA_pmix=",
+                                                     "OMPI_MCA_initial_wdir=",
+                                                     "OMPI_MCA_mpi_oversubscribe=",
+                                                     NULL};
     extern char **environ;
+    if (getenv("OMPI_COMM_WORLD_SIZE") == NULL && getenv("PMIX_RANK") == NULL &&
+        getenv("PMI_RANK") == NULL)
+        return;
     for (char **entry = environ; *entry != NULL;) {
-        bool is_outer = false;
-        for (size_t i = 0; i < sizeof prefixes / sizeof prefixes[0]; i++)
-            is_outer = is_outer || strncmp(*entry, prefixes[i], strlen(prefixes[i])) == 0;
+        bool is_outer =
+            starts_with_any(*entry, set_by_job_even_so) ||
+            (starts_with_any(*entry, families) && !starts_with_any(*entry, set_by_user));
         char name[128];
         size_t n = strcspn(*entry, "=");
         if (is_outer && n < sizeof name) {
@@ -126,8 +146,7 @@ enum status launch_mpirun(int n_ranks, char **argv, struct err *err)
     set_mpirun_defaults();
     describe_terminal();
     setenv("CAROUSEL_LAUNCHED", "1", 1);
-    execvp(args[0], args);
-    int why = errno;
+    int why = launch_exec(args);
     unsetenv("CAROUSEL_LAUNCHED");
     free(args);
     if (why == ENOENT)

@@ -4,12 +4,16 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -44,13 +48,39 @@ static void open_bell(struct mpi_wait *w)
     w->bell_fd = -1;
 }
 
+/* Without a sign everybody rings every time, which is slower and as right. */
+static void open_sign(struct mpi_wait *w)
+{
+    uint64_t nonce = 0;
+    int fd = memfd_create("carousel-bell", MFD_CLOEXEC);
+    if (fd < 0)
+        return;
+    if (getrandom(&nonce, sizeof nonce, GRND_NONBLOCK) != sizeof nonce || nonce == 0 ||
+        ftruncate(fd, sizeof *w->sign) != 0)
+        goto failed;
+    void *page = mmap(NULL, sizeof *w->sign, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (page == MAP_FAILED)
+        goto failed;
+    w->sign = page;
+    w->sign->nonce = nonce;
+    w->bell.nonce = nonce;
+    w->bell.pid = (int32_t)getpid();
+    w->bell.sign_fd = fd;
+    return;
+failed:
+    close(fd);
+}
+
 enum status mpi_wait_open(struct mpi_wait *w, struct err *err)
 {
     *w = (struct mpi_wait){.wake_fd = -1, .bell_fd = -1, .epoll_fd = -1};
+    w->bell.sign_fd = -1;
     w->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (w->wake_fd < 0)
         return err_set(err, STATUS_IO, "eventfd: %s", strerror(errno));
     open_bell(w);
+    if (w->bell.len_bytes > 0)
+        open_sign(w);
     return STATUS_OK;
 }
 
@@ -60,6 +90,12 @@ void mpi_wait_close(struct mpi_wait *w)
         close(w->wake_fd);
     if (w->bell_fd >= 0)
         close(w->bell_fd);
+    if (w->sign != NULL)
+        munmap(w->sign, sizeof *w->sign);
+    if (w->bell.sign_fd >= 0)
+        close(w->bell.sign_fd);
+    w->sign = NULL;
+    w->bell.sign_fd = -1;
     w->wake_fd = w->bell_fd = w->epoll_fd = -1;
 }
 
@@ -113,14 +149,58 @@ void mpi_wait_find_epoll(struct mpi_wait *w)
             w->epoll_fd = fd;
 }
 
-void mpi_wait_ring(const struct mpi_wait *w, const struct mpi_bell *bell)
+void mpi_wait_attach(const struct mpi_bell *bell, struct mpi_peer_bell *out)
 {
-    if (w->bell_fd < 0 || bell->len_bytes == 0)
+    *out = (struct mpi_peer_bell){.bell = *bell};
+    if (bell->len_bytes > sizeof bell->name)
+        out->bell.len_bytes = 0;
+    if (out->bell.len_bytes == 0 || bell->sign_fd < 0)
+        return;
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)bell->pid, (int)bell->sign_fd);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    struct stat info;
+    if (fd < 0)
+        return;
+    /* In another PID namespace the path may lead to somebody else's file. */
+    if (fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_size == sizeof *out->sign) {
+        void *page = mmap(NULL, sizeof *out->sign, PROT_READ, MAP_SHARED, fd, 0);
+        if (page != MAP_FAILED && ((const struct mpi_sign *)page)->nonce == bell->nonce)
+            out->sign = page;
+        else if (page != MAP_FAILED)
+            munmap(page, sizeof *out->sign);
+    }
+    close(fd);
+}
+
+void mpi_wait_detach(struct mpi_peer_bell *peer)
+{
+    if (peer->sign != NULL)
+        munmap((void *)peer->sign, sizeof *peer->sign);
+    *peer = (struct mpi_peer_bell){.sign = NULL};
+}
+
+void mpi_wait_ring(const struct mpi_wait *w, const struct mpi_peer_bell *peer)
+{
+    if (w->bell_fd < 0 || peer->bell.len_bytes == 0)
+        return;
+    /* The message before the sign, as the other side does the sign before its last look for
+     * messages: one of the two sees the other. */
+    atomic_thread_fence(memory_order_seq_cst);
+    if (peer->sign != NULL && atomic_load(&peer->sign->may_sleep) == 0)
         return;
     struct sockaddr_un address;
-    socklen_t len = bell_address(bell, &address);
+    socklen_t len = bell_address(&peer->bell, &address);
     /* A full queue means that it is ringing already; a rank that has gone needs no waking. */
     (void)!sendto(w->bell_fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL, (struct sockaddr *)&address, len);
+}
+
+void mpi_wait_set_may_sleep(struct mpi_wait *w, bool may_sleep)
+{
+    if (w->sign == NULL)
+        return;
+    atomic_store(&w->sign->may_sleep, may_sleep);
+    atomic_thread_fence(memory_order_seq_cst);
 }
 
 void mpi_wait_sleep(struct mpi_wait *w, uint64_t timeout_ns)

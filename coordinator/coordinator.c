@@ -97,6 +97,7 @@ void coordinator_destroy(struct coordinator *c)
     free(c->slots);
     free(c->free_slots);
     free(c->peers);
+    token_order_free(&c->early);
     free(c);
 }
 
@@ -128,8 +129,8 @@ static const char *kind_name(enum control_kind kind)
     return (size_t)kind < n && names[kind] != NULL ? names[kind] : "a message of unknown kind";
 }
 
-static enum status unexpected(const struct coordinator *c, uint32_t worker, const char *what,
-                              struct err *err)
+enum status coordinator_unexpected(const struct coordinator *c, uint32_t worker, const char *what,
+                                   struct err *err)
 {
     return err_set(err, STATUS_CORRUPT, "rank %u on %s sent %s, which is not expected %s",
                    worker + 1, coordinator_host_of(c, worker), what,
@@ -142,26 +143,6 @@ static enum status left(const struct coordinator *c, uint32_t worker, enum statu
     return err_set(err, failure != STATUS_OK ? failure : STATUS_IO,
                    "rank %u on %s has left the cluster%s%s", worker + 1,
                    coordinator_host_of(c, worker), message[0] != '\0' ? ": " : "", message);
-}
-
-static enum status handle_start(struct coordinator *c, uint32_t worker,
-                                const struct control_message *m, struct err *err)
-{
-    struct peer *p = &c->peers[worker];
-    if (m->kind == CONTROL_HELLO && c->phase == PHASE_HELLO && !p->has_hello) {
-        if (m->hello.rank != worker + 1)
-            return err_set(err, STATUS_CORRUPT, "rank %u on %s says it is rank %u", worker + 1,
-                           m->hello.host, m->hello.rank);
-        p->hello = m->hello;
-        p->has_hello = true;
-        return STATUS_OK;
-    }
-    if (m->kind == CONTROL_READY && c->phase == PHASE_READY && !p->has_ready) {
-        p->ready = m->ready;
-        p->has_ready = true;
-        return STATUS_OK;
-    }
-    return unexpected(c, worker, kind_name(m->kind), err);
 }
 
 static enum status handle_stats(struct coordinator *c, uint32_t worker,
@@ -197,16 +178,37 @@ static enum status handle_sequence(struct coordinator *c, uint32_t worker,
     return coordinator_apply(c, &event, err);
 }
 
+/* Gives the scheduler a sequence's tokens in the order of their positions, whatever order they came
+ * in. */
+static enum status handle_token(struct coordinator *c, const struct control_token *token,
+                                struct err *err)
+{
+    uint32_t position, end;
+    bool is_running = scheduler_next_token(c->scheduler, token->sequence, &position, &end);
+    if (is_running && token->position > position && token->position < end)
+        return token_order_hold(&c->early, token, err);
+    struct scheduler_event event = {.kind = SCHEDULER_TOKEN, .token = token};
+    enum status st = coordinator_apply(c, &event, err);
+    struct control_token next;
+    while (st == STATUS_OK && c->early.n > 0 &&
+           scheduler_next_token(c->scheduler, token->sequence, &position, &end) &&
+           token_order_take(&c->early, token->sequence, position, &next)) {
+        event.token = &next;
+        st = coordinator_apply(c, &event, err);
+    }
+    if (c->early.n > 0 && !scheduler_next_token(c->scheduler, token->sequence, &position, &end))
+        token_order_drop(&c->early, token->sequence);
+    return st;
+}
+
 static enum status handle_running(struct coordinator *c, uint32_t worker,
                                   const struct control_message *m, struct err *err)
 {
     enum status st = STATUS_OK;
     switch (m->kind) {
     case CONTROL_TOKENS:
-        for (uint32_t i = 0; i < m->tokens.n && st == STATUS_OK; i++) {
-            struct scheduler_event event = {.kind = SCHEDULER_TOKEN, .token = &m->tokens.items[i]};
-            st = coordinator_apply(c, &event, err);
-        }
+        for (uint32_t i = 0; i < m->tokens.n && st == STATUS_OK; i++)
+            st = handle_token(c, &m->tokens.items[i], err);
         return st;
     case CONTROL_OBSERVATIONS:
         for (uint32_t i = 0; i < m->observations.n; i++)
@@ -216,8 +218,10 @@ static enum status handle_running(struct coordinator *c, uint32_t worker,
         if (m->sequence.sequence == 0) /* about the worker itself */
             return left(c, worker, m->sequence.failure, m->sequence.message, err);
         return handle_sequence(c, worker, m, err);
-    case CONTROL_OPENED:
     case CONTROL_CLOSED:
+        token_order_drop(&c->early, m->sequence.sequence);
+        return handle_sequence(c, worker, m, err);
+    case CONTROL_OPENED:
         return handle_sequence(c, worker, m, err);
     case CONTROL_STATS:
         return handle_stats(c, worker, &m->stats);
@@ -228,22 +232,27 @@ static enum status handle_running(struct coordinator *c, uint32_t worker,
     default:
         break;
     }
-    return unexpected(c, worker, kind_name(m->kind), err);
+    return coordinator_unexpected(c, worker, kind_name(m->kind), err);
 }
 
 static enum status handle_control(struct coordinator *c, uint32_t worker,
                                   const struct control_message *m, struct err *err)
 {
-    if (m->kind == CONTROL_GOODBYE)
-        c->peers[worker].has_left = true;
+    if (m->kind == CONTROL_GOODBYE || m->kind == CONTROL_SHUTDOWN)
+        c->peers[worker].has_left = true; /* its last words, after an orderly end or a failure */
     if (c->phase == PHASE_STOPPING)
         return STATUS_OK; /* whatever was under way no longer matters */
     if (m->kind == CONTROL_GOODBYE)
         return left(c, worker, STATUS_OK, "", err);
     if (m->kind == CONTROL_SHUTDOWN)
         return left(c, worker, m->shutdown.failure, m->shutdown.message, err);
-    return c->phase == PHASE_RUNNING ? handle_running(c, worker, m, err)
-                                     : handle_start(c, worker, m, err);
+    if (c->phase == PHASE_RUNNING)
+        return handle_running(c, worker, m, err);
+    if (m->kind == CONTROL_HELLO)
+        return coordinator_take_hello(c, worker, &m->hello, err);
+    if (m->kind == CONTROL_READY)
+        return coordinator_take_ready(c, worker, &m->ready, err);
+    return coordinator_unexpected(c, worker, kind_name(m->kind), err);
 }
 
 static enum status handle(struct coordinator *c, const struct transport_message *message,
@@ -257,7 +266,7 @@ static enum status handle(struct coordinator *c, const struct transport_message 
     enum status st = message_kind(message->bytes, message->len_bytes, &kind, err);
     struct control_message m;
     if (st == STATUS_OK && kind != MESSAGE_CONTROL)
-        return unexpected(c, worker, "a bundle of frames", err);
+        return coordinator_unexpected(c, worker, "a bundle of frames", err);
     if (st == STATUS_OK)
         st = control_decode(message->bytes, message->len_bytes, &m, err);
     if (st != STATUS_OK) {

@@ -181,8 +181,8 @@ static enum status carry_out(struct coordinator *c, const struct scheduler_actio
     case SCHEDULER_END:
         note_end(c, find_request(c, a->request), a->reason, a->failure, a->message);
         return STATUS_OK;
-    case SCHEDULER_DELIVER:
-        return STATUS_OK; /* after all sends, in coordinator_apply */
+    case SCHEDULER_DELIVER: /* waits until all sends are out: coordinator_apply */
+        break;
     }
     return err_set(err, STATUS_INTERNAL, "scheduler action %d does not exist", (int)a->kind);
 }
@@ -197,8 +197,10 @@ enum status coordinator_apply(struct coordinator *c, struct scheduler_event *eve
         return st;
     struct request *receiver = NULL; /* one event delivers one token at most */
     for (size_t i = 0; i < n_actions; i++) {
-        if (actions[i].kind == SCHEDULER_DELIVER)
+        if (actions[i].kind == SCHEDULER_DELIVER) {
             receiver = find_request(c, actions[i].request);
+            continue;
+        }
         struct err lost = {0};
         if (carry_out(c, &actions[i], event->now_ns, &lost) != STATUS_OK &&
             c->fatal.code == STATUS_OK)

@@ -111,46 +111,62 @@ static enum status check_ready(const struct coordinator *c, uint32_t worker, str
     return STATUS_OK;
 }
 
+enum status coordinator_take_hello(struct coordinator *c, uint32_t worker,
+                                   const struct control_hello *hello, struct err *err)
+{
+    struct peer *p = &c->peers[worker];
+    if (c->phase != PHASE_HELLO || p->has_hello)
+        return coordinator_unexpected(c, worker, "a second hello", err);
+    if (hello->rank != worker + 1)
+        return err_set(err, STATUS_CORRUPT, "rank %u on %s says it is rank %u", worker + 1,
+                       hello->host, hello->rank);
+    p->hello = *hello;
+    p->has_hello = true;
+    return check_hello(c, worker, err);
+}
+
+enum status coordinator_take_ready(struct coordinator *c, uint32_t worker,
+                                   const struct control_ready *ready, struct err *err)
+{
+    struct peer *p = &c->peers[worker];
+    if (c->phase != PHASE_READY || p->has_ready)
+        return coordinator_unexpected(c, worker, "ready out of turn", err);
+    p->ready = *ready;
+    p->has_ready = true;
+    return check_ready(c, worker, err);
+}
+
+static uint32_t count_answers(const struct coordinator *c)
+{
+    uint32_t n = 0;
+    for (uint32_t w = 0; w < c->n_workers; w++)
+        n += c->phase == PHASE_HELLO ? c->peers[w].has_hello : c->peers[w].has_ready;
+    return n;
+}
+
 /* Takes messages until every worker has answered in this phase, or one cannot go on. */
 static enum status await_all(struct coordinator *c, struct err *err)
 {
     const uint64_t deadline_ns = host_now_ns() + c->config.start_timeout_ns;
-    uint32_t n_checked = 0;
-    bool *is_checked = calloc(c->n_workers, sizeof *is_checked);
-    if (is_checked == NULL)
-        return err_set(err, STATUS_NO_MEMORY, "no memory for %u workers", c->n_workers);
-    enum status st = STATUS_OK;
-    while (n_checked < c->n_workers) {
+    for (;;) {
         uint32_t n_handled = 0;
-        if ((st = coordinator_receive(c, &n_handled, err)) != STATUS_OK)
-            break;
-        for (uint32_t w = 0; w < c->n_workers && st == STATUS_OK; w++) {
-            bool has_come = c->phase == PHASE_HELLO ? c->peers[w].has_hello : c->peers[w].has_ready;
-            if (!has_come || is_checked[w])
-                continue;
-            st = c->phase == PHASE_HELLO ? check_hello(c, w, err) : check_ready(c, w, err);
-            is_checked[w] = true;
-            n_checked++;
-        }
-        if (st != STATUS_OK || n_checked == c->n_workers)
-            break;
+        enum status st = coordinator_receive(c, &n_handled, err);
+        if (st != STATUS_OK || count_answers(c) == c->n_workers)
+            return st;
         uint64_t now_ns = host_now_ns();
         if (now_ns >= deadline_ns) {
             char missing[256];
             list_missing(c, missing, sizeof missing);
-            st = err_set(err, STATUS_TIMEOUT,
-                         "rank %s did not %s within %.1f s: look at its output, and whether its "
-                         "host can reach this one",
-                         missing, c->phase == PHASE_HELLO ? "say hello" : "get ready",
-                         (double)c->config.start_timeout_ns / 1e9);
-            break;
+            return err_set(err, STATUS_TIMEOUT,
+                           "rank %s did not %s within %.1f s: look at its output, and whether its "
+                           "host can reach this one",
+                           missing, c->phase == PHASE_HELLO ? "say hello" : "get ready",
+                           (double)c->config.start_timeout_ns / 1e9);
         }
         if (n_handled == 0 &&
             (st = transport_wait(c->transport, deadline_ns - now_ns, err)) != STATUS_OK)
-            break;
+            return st;
     }
-    free(is_checked);
-    return st;
 }
 
 static enum status welcome_all(struct coordinator *c, struct err *err)

@@ -8,6 +8,7 @@
 
 #include "coordinator/completion.h"
 #include "coordinator/coordinator.h"
+#include "coordinator/token_order.h"
 
 /* A request from submit until its on_end has been called. */
 struct request {
@@ -56,6 +57,7 @@ struct coordinator {
     struct request **slots; /* [n_slots] */
     uint32_t *free_slots;   /* [n_slots] */
     struct request *ended_first, *ended_last;
+    struct token_order early; /* tokens that overtook their predecessor */
 
     struct err fatal; /* code other than STATUS_OK: the cluster is lost */
     uint64_t next_check_ns;
@@ -72,6 +74,19 @@ const char *coordinator_host_of(const struct coordinator *c, uint32_t worker);
 
 /* Takes at most a bounded number of messages and acts on them; *n_handled how many. */
 enum status coordinator_receive(struct coordinator *c, uint32_t *n_handled, struct err *err);
+
+/* STATUS_CORRUPT: a worker has said `what` at the wrong time. */
+enum status coordinator_unexpected(const struct coordinator *c, uint32_t worker, const char *what,
+                                   struct err *err);
+
+/* ---- coordinator_start.c -------------------------------------------------------------------- */
+
+/* Note and check a worker's words of the handshake, at once: a worker that cannot go on says so
+ * first and leaves then, and the reason must not be hidden by the leaving. */
+enum status coordinator_take_hello(struct coordinator *c, uint32_t worker,
+                                   const struct control_hello *hello, struct err *err);
+enum status coordinator_take_ready(struct coordinator *c, uint32_t worker,
+                                   const struct control_ready *ready, struct err *err);
 
 /* ---- coordinator_send.c --------------------------------------------------------------------- */
 

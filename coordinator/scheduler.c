@@ -295,3 +295,15 @@ enum status scheduler_step(struct scheduler *s, const struct scheduler_event *ev
     *n_actions = s->n_actions;
     return STATUS_OK;
 }
+
+bool scheduler_next_token(const struct scheduler *s, uint64_t sequence, uint32_t *position,
+                          uint32_t *end)
+{
+    uint32_t at = scheduler_find_entry(s, sequence);
+    if (at == SCHEDULER_NONE || s->entries[at].state != ENTRY_RUNNING)
+        return false;
+    const struct entry *e = &s->entries[at];
+    *position = e->params.prompt_tokens + e->n_tokens;
+    *end = e->params.prompt_tokens + e->params.max_tokens;
+    return true;
+}

@@ -103,6 +103,10 @@ uint32_t scheduler_blocks_reserved(const struct scheduler *s, uint32_t worker);
 /* Is the sequence still open on some worker (opening, running or closing)? *request (may be NULL)
  * is whose it is, also after that request's END. */
 bool scheduler_find_sequence(const struct scheduler *s, uint64_t sequence, uint64_t *request);
+/* The position of the token a running sequence is to deliver next, and the end of its positions.
+ * False when it does not run (any more). */
+bool scheduler_next_token(const struct scheduler *s, uint64_t sequence, uint32_t *position,
+                          uint32_t *end);
 /* True when a worker has owed an OPENED or a CLOSED since before_ns or longer: who, and for which
  * sequence. */
 bool scheduler_find_overdue(const struct scheduler *s, uint64_t before_ns, uint32_t *worker,

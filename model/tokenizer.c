@@ -21,10 +21,14 @@ static enum status read_file(const char *path, char **out, size_t *len_bytes, st
     for (;;) {
         if (n == cap) {
             cap = 2 * cap + 65536;
-            char *grown = cap <= FILE_MAX_BYTES ? realloc(text, cap) : NULL;
+            if (cap > FILE_MAX_BYTES) {
+                status = err_set(err, STATUS_UNSUPPORTED, "%s: larger than %d bytes", path,
+                                 (int)FILE_MAX_BYTES);
+                goto out;
+            }
+            char *grown = realloc(text, cap);
             if (!grown) {
-                status = err_set(err, STATUS_NO_MEMORY, "%s: larger than %zu bytes, no room for it",
-                                 path, n);
+                status = err_set(err, STATUS_NO_MEMORY, "%s: no memory to read it", path);
                 goto out;
             }
             text = grown;

@@ -241,6 +241,12 @@ enum status tokenizer_parse(const char *json, size_t len_bytes, const char *orig
     if (!t)
         return err_set(err, STATUS_NO_MEMORY, "%s: no memory for a tokenizer", origin);
     root = json_loadb(json, len_bytes, JSON_REJECT_DUPLICATES, &why);
+    /* The parser leaves the text empty when an allocation failed. */
+    if (!root && (why.text[0] == '\0' || json_error_code(&why) == json_error_out_of_memory)) {
+        status =
+            err_set(err, STATUS_NO_MEMORY, "%s: no memory to parse %zu bytes", origin, len_bytes);
+        goto out;
+    }
     if (!root) {
         status = err_set(err, STATUS_CORRUPT, "%s: not JSON: %s (line %d, column %d)", origin,
                          why.text, why.line, why.column);

@@ -200,6 +200,23 @@ static enum status add_merge(struct tokenizer *t, const json_t *value, size_t in
     return STATUS_OK;
 }
 
+static enum status fill_merges(struct tokenizer *t, const json_t *merges, struct err *err)
+{
+    enum status status = STATUS_OK;
+    size_t i;
+    json_t *value;
+    json_array_foreach((json_t *)merges, i, value)
+    {
+        /* Old files open the list with the first line of merges.txt. */
+        if (json_is_string(value) && strncmp(json_string_value(value), "#version", 8) == 0)
+            continue;
+        status = add_merge(t, value, i, err);
+        if (status != STATUS_OK)
+            break;
+    }
+    return status;
+}
+
 static enum status fill_bytes(struct tokenizer *t, int *n_missing, struct err *err)
 {
     for (int b = 0; b < 256; b++) {
@@ -265,13 +282,13 @@ enum status tokenizer_parse_model(struct tokenizer *t, const json_t *model,
                                          "vocab",
                                          "merges",
                                          NULL};
-    /* The type goes first: another model's fields would only confuse the message. */
+    /* The type goes first: another model's fields would only confuse the message. Old files have
+     * none. */
     const json_t *type = json_object_get(model, "type");
-    if (type && (!json_is_string(type) || strcmp(json_string_value(type), "BPE") != 0))
-        return err_set(err, STATUS_UNSUPPORTED, "model.type is %s%s%s, only BPE is supported",
-                       json_is_string(type) ? "\"" : "",
-                       json_is_string(type) ? json_string_value(type) : "not a string",
-                       json_is_string(type) ? "\"" : "");
+    const char *type_name = json_string_value(type);
+    if (type && (!type_name || strcmp(type_name, "BPE") != 0))
+        return err_set(err, STATUS_UNSUPPORTED, "model.type \"%.60s\" is not supported, only BPE",
+                       type_name ? type_name : "(not a string)");
     enum status status = tokenizer_check_fields(model, "model", fields, err);
     if (status != STATUS_OK)
         return status;
@@ -285,8 +302,6 @@ enum status tokenizer_parse_model(struct tokenizer *t, const json_t *model,
 
     int32_t max_id = -1;
     int n_missing = 0;
-    size_t i;
-    json_t *value;
     status = find_max_id(vocab, added_tokens, &max_id, err);
     if (status == STATUS_OK)
         status = vocab_init(&t->vocab, max_id + 1,
@@ -304,13 +319,7 @@ enum status tokenizer_parse_model(struct tokenizer *t, const json_t *model,
     if (status == STATUS_OK)
         status =
             tokenizer_get_bool(model, "model", "ignore_merges", false, &t->bpe.ignore_merges, err);
-    json_array_foreach((json_t *)merges, i, value)
-    {
-        /* Old files open the list with the first line of merges.txt. */
-        if (json_is_string(value) && strncmp(json_string_value(value), "#version", 8) == 0)
-            continue;
-        if (status == STATUS_OK)
-            status = add_merge(t, value, i, err);
-    }
+    if (status == STATUS_OK)
+        status = fill_merges(t, merges, err);
     return status;
 }

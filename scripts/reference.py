@@ -2,17 +2,21 @@
 """Plain float64 LoopLM, independent of the engine: what every loop of every position computes.
 
     reference.py lens MODEL --ids 1,2,3 [--loops T] [--top N] [-o out.json|out.npz]
-    reference.py generate MODEL --ids 1,2,3 --max-tokens N [--exit exact|full] [--exit-threshold Q]
-                          [--loops T] [--min-loops M] [--stop-ids 1,2 | --ignore-eos] [--incremental|--check]
+    reference.py generate MODEL --ids 1,2,3 --max-tokens N [--exit exact|full]
+                          [--exit-threshold Q] [--loops T] [--min-loops M]
+                          [--stop-ids 1,2 | --ignore-eos] [--incremental | --check]
     reference.py accuracy MODEL PROMPTS.jsonl [--exit-threshold Q] [--exit exact|full] [--limit N]
 
-It reads config.json and safetensors by itself (F32, BF16, F16, single or sharded), needs numpy only, and is
-written from the published description of the model (arXiv 2510.25741), not from the engine: no paging, no
-batches, no parked rows. All loops of all positions are always computed; the exit loop is chosen afterwards.
-`generate` recomputes everything for every token; --incremental keeps K and V per loop, --check does both
-and fails when they differ. lens: positions[i].loops[t] with lambda, cdf, top: [{id, logit}] in full
-precision. generate: prompt_ids, tokens (a stop id included), exit_loops (1-based), finish_reason; and, to keep
-tests away from ties, margin (min |cdf - q| over decisions) and top2_gap (min distance of the two best logits).
+It reads config.json and safetensors by itself (F32, BF16, F16, single or sharded), needs numpy
+only, and is written from the published description of the model (arXiv 2510.25741), not from the
+engine: no paging, no batches, no parked rows. All loops of all positions are always computed; the
+exit loop is chosen afterwards. `generate` recomputes everything for every token; --incremental
+keeps K and V per loop, --check does both and fails when they differ.
+
+lens: positions[i].loops[t] with lambda, cdf, top: [{id, logit}], in full precision. generate:
+prompt_ids, tokens (a stop id included), exit_loops (1-based), finish_reason; and, to keep tests
+away from ties, margin (min |cdf - q| over decisions) and top2_gap (min distance of the two best
+logits).
 """
 import argparse
 import json
@@ -165,7 +169,8 @@ class Model:
             def norm(x, name, p=p):
                 return rms_norm(x, self.w[p + name + ".weight"], self.eps)
 
-            branch = self.attention(norm(h, "input_layernorm"), p + "self_attn.", positions, past[i])
+            x = norm(h, "input_layernorm")
+            branch = self.attention(x, p + "self_attn.", positions, past[i])
             h = h + (norm(branch, "input_layernorm_2") if self.is_ouro else branch)
             x = norm(h, "post_attention_layernorm")
             gate = self.linear(x, p + "mlp.gate_proj.weight")
@@ -178,7 +183,7 @@ class Model:
         return [[[None, None] for _ in range(self.n_layers)] for _ in range(self.n_loops)]
 
     def forward(self, ids, first=0, past=None):
-        """hidden [T, n, d] and lambda [T, n] of positions first.. given the past of the earlier ones."""
+        """hidden [T, n, d] and lambda [T, n] of positions from `first`, given the earlier ones."""
         if any(not 0 <= i < self.vocab for i in ids):
             raise Problem(f"a token id is outside 0..{self.vocab - 1}")
         past = past or self.empty_past()
@@ -213,7 +218,7 @@ def exit_cdf(lambdas):
 
 
 def exit_loop(cdf, q, is_full, min_loops):
-    """1-based loop of one row's exit, and how near the nearest decision was to going the other way."""
+    """1-based loop of one row's exit, and how near the nearest decision was to the other."""
     last = len(cdf)
     margin = np.inf
     if is_full or q >= 1:

@@ -392,8 +392,10 @@ static inline bool ring_pump(struct ring *r)
         }
     }
     if (n == 0) {
+        if (soonest_ns == UINT64_MAX)
+            return false;
         r->now_ns = soonest_ns;
-        return soonest_ns != UINT64_MAX;
+        return true;
     }
     uint32_t pick = ring_random(r, n);
     uint32_t index = choices[pick].worker;

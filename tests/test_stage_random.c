@@ -40,7 +40,7 @@ static void check_empty(struct ring *r)
         assert_int_equal(stats.n_sequences, 0);
         for (uint32_t m = 0; m < r->n_workers; m++)
             assert_false(r->workers[w].was_told_busy[m]);
-        assert_int_equal(r->workers[w].stage->n_busy_mates, 0);
+        assert_int_equal(r->workers[w].stage->n_awaited_mates, 0);
     }
 }
 

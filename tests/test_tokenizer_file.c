@@ -100,7 +100,7 @@ static void test_tokenizer_file_unsupported_is_named(void **state)
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
         check(&rows[i].f, STATUS_UNSUPPORTED, rows[i].part);
     static const char *const files[][2] = {
-        {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}", "Unigram"},
+        {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}", "model.type \"Unigram\""},
         {"{\"normalizer\":{\"type\":\"NFC\"},\"model\":{}}", "normalizer \"NFC\""},
         {"{\"decoder\":{\"type\":\"Fuse\"},\"model\":{}}", "decoder \"Fuse\""},
         {"{\"added_tokens\":[{\"id\":2,\"content\":\"ab\",\"special\":true}]," PRE

@@ -13,7 +13,8 @@ struct knee_input {
     uint32_t max_rows;     /* row budget of a batch */
     uint64_t batch_ns;     /* a: a batch's fixed cost, as measured */
     uint64_t row_ns;       /* b: a row's cost */
-    uint32_t n_busy_mates; /* ring mates computing a batch that may feed us */
+    uint32_t n_busy_mates; /* ring mates that have computed a batch that may feed us since the wait
+                              began */
     uint64_t waited_ns;    /* since the first of these rows could have started */
     uint64_t deadline_ns;  /* longest wait; 0 = twice what the waiting rows would cost */
 };

@@ -57,8 +57,14 @@ enum status replica_read_rows(struct replica *r, const int32_t *slots, uint32_t 
 
 /* Runs one batch: load rows, the block once, final norm, store rows, gate on live rows (all rows
  * where observed), exit rule, head and sampler on exits, observations. result->outcomes has room
- * for batch->n_segments. A non-finite lambda or logit fails its own sequence through
- * outcome.failure, never the batch. An error return means the backend is lost. */
+ * for batch->n_segments.
+ *
+ * A non-finite lambda or logit fails its own sequence through outcome.failure = STATUS_CORRUPT
+ * (weights or hidden state are broken), never the batch; a request whose parameters leave nothing
+ * to draw has STATUS_INVALID. A failed segment has is_exit false and no token. Every logit row
+ * comes to the host: the sampler's one pass finds what an argmax on the device would not, a single
+ * NaN among them. An error return means the backend is lost, or there is no memory for
+ * observations. */
 enum status replica_run(struct replica *r, const struct batch *batch, struct batch_result *result,
                         struct err *err);
 

@@ -1,17 +1,9 @@
 /* Measures what a batch and what a row cost on this machine, before the first sequence. */
 #include "worker/replica_parts.h"
 
-#include <string.h>
-#include <time.h>
+#include "cluster/host.h"
 
 enum { N_REPEATS = 3, MANY_ROWS = 32 };
-
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 static uint64_t median3(uint64_t a, uint64_t b, uint64_t c)
 {
@@ -34,13 +26,13 @@ static enum status time_layer(struct replica *r, int layer, uint32_t n, uint64_t
     enum status st = block_positions(&r->block, r->compute, &r->block_workspace, &batch, err);
     if (st == STATUS_OK)
         st = kernels_stream_sync(r->compute, err);
-    uint64_t start_ns = now_ns();
+    uint64_t start_ns = host_now_ns();
     if (st == STATUS_OK)
         st =
             block_layers(&r->block, r->compute, &r->block_workspace, &batch, &r->kv, layer, 1, err);
     if (st == STATUS_OK)
         st = kernels_stream_sync(r->compute, err);
-    *took_ns = now_ns() - start_ns;
+    *took_ns = host_now_ns() - start_ns;
     return st;
 }
 

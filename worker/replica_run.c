@@ -6,14 +6,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 static bool is_observed(const struct batch_segment *segment)
 {
@@ -260,7 +252,6 @@ static enum status run_heads(struct replica *r, const struct batch *b, uint32_t 
 enum status replica_run(struct replica *r, const struct batch *batch, struct batch_result *result,
                         struct err *err)
 {
-    uint64_t start_ns = now_ns();
     enum status st = check_batch(r, batch, err);
     if (st != STATUS_OK)
         return st;
@@ -281,6 +272,5 @@ enum status replica_run(struct replica *r, const struct batch *batch, struct bat
     result->n_heads = n_heads;
     result->n_observations = r->observations.n;
     result->observations = r->observations.items;
-    result->compute_ns = now_ns() - start_ns;
     return STATUS_OK;
 }

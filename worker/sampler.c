@@ -51,16 +51,28 @@ void sampler_destroy(struct sampler *s)
     free(s);
 }
 
-/* The largest entry, ties to the smaller id; -1 when all are -inf. */
+enum { LANES = 16 };
+
+/* The largest entry, ties to the smaller id; -1 when all are -inf. One maximum a lane, so that the
+ * pass is as wide as the machine; then the first place that holds it. */
 static int32_t argmax(const float *logits, int vocab_size)
 {
-    float best = -INFINITY;
-    int32_t id = -1;
-    for (int32_t i = 0; i < vocab_size; i++)
-        if (logits[i] > best) {
-            best = logits[i];
-            id = i;
-        }
+    float lanes[LANES], best = -INFINITY;
+    for (int j = 0; j < LANES; j++)
+        lanes[j] = -INFINITY;
+    int i = 0;
+    for (; i + LANES <= vocab_size; i += LANES)
+        for (int j = 0; j < LANES; j++)
+            lanes[j] = logits[i + j] > lanes[j] ? logits[i + j] : lanes[j];
+    for (int j = 0; j < LANES; j++)
+        best = lanes[j] > best ? lanes[j] : best;
+    for (; i < vocab_size; i++)
+        best = logits[i] > best ? logits[i] : best;
+    if (best == -INFINITY)
+        return -1;
+    int32_t id = 0;
+    while (logits[id] != best)
+        id++;
     return id;
 }
 
@@ -106,8 +118,16 @@ static int keep_top_p(struct sampler *s, const float *logits, int n, float top_p
     double total = 0, cumulative = 0;
     for (int i = 0; i < n; i++)
         weigh(s, s->candidates[i], &total);
+    /* Tokens below (1 - top_p) * total / n weigh less than (1 - top_p) * total together, so the
+     * prefix ends before them; half of that leaves room for rounding. It spares the heap most of a
+     * vocabulary. */
+    double least = 0.5 * (1 - (double)top_p) * total / n;
+    int n_likely = 0;
+    for (int i = 0; i < n; i++)
+        if (s->weights[s->candidates[i]] >= least)
+            s->candidates[n_likely++] = s->candidates[i];
     struct select heap;
-    select_init_ids(&heap, logits, s->candidates, n);
+    select_init_ids(&heap, logits, s->candidates, n_likely);
     int n_kept = 0;
     while (heap.n > 0 && (n_kept == 0 || cumulative < (double)top_p * total)) {
         s->kept[n_kept] = select_pop(&heap);
@@ -173,18 +193,21 @@ static void write_logprobs(struct sampler *s, const float *logits, int n_logprob
     double log_total = (double)largest + log(total);
     token->logprob = (float)((double)logits[token->id] - log_total);
 
-    struct select heap;
-    select_init(&heap, logits, s->candidates, s->vocab_size);
-    token->n_top = 0;
-    while (token->n_top < (uint32_t)n_logprobs && token->n_top < SEQUENCE_MAX_LOGPROBS &&
-           heap.n > 0) {
-        int32_t id = select_pop(&heap);
-        if (!(logits[id] > -INFINITY))
-            break;
-        token->top_ids[token->n_top] = id;
-        token->top_logprobs[token->n_top] = (float)((double)logits[id] - log_total);
-        token->n_top++;
+    /* A sorted list of at most 20: nearly every id is turned away by one comparison with its last.
+     */
+    int n_wanted = n_logprobs < SEQUENCE_MAX_LOGPROBS ? n_logprobs : SEQUENCE_MAX_LOGPROBS, n = 0;
+    for (int32_t id = 0; id < s->vocab_size; id++) {
+        if (logits[id] == -INFINITY ||
+            (n == n_wanted && !select_before(logits, id, token->top_ids[n - 1])))
+            continue;
+        int at = n < n_wanted ? n++ : n - 1;
+        for (; at > 0 && select_before(logits, id, token->top_ids[at - 1]); at--)
+            token->top_ids[at] = token->top_ids[at - 1];
+        token->top_ids[at] = id;
     }
+    token->n_top = (uint32_t)n;
+    for (int i = 0; i < n; i++)
+        token->top_logprobs[i] = (float)((double)logits[token->top_ids[i]] - log_total);
 }
 
 enum status sampler_sample(struct sampler *s, const struct sequence_params *params,

@@ -90,12 +90,14 @@ size_t stage_bytes(const struct stage *s)
 static void note_mate(struct stage *s, uint32_t mate, uint32_t flags)
 {
     assert(mate < s->config.ring_size && mate != s->config.ring_index);
-    /* DONE before BUSY: a mate may end one batch and start the next in one message. */
-    bool was_busy = s->mate_is_busy[mate];
-    bool is_busy = was_busy && !(flags & BUNDLE_DONE);
-    is_busy = is_busy || (flags & BUNDLE_BUSY);
-    s->mate_is_busy[mate] = is_busy;
-    s->n_busy_mates += (uint32_t)is_busy - (uint32_t)was_busy;
+    enum stage_mate *state = &s->mates[mate];
+    /* DONE before BUSY: that is the sender's order. */
+    if (flags & BUNDLE_DONE) {
+        s->n_awaited_mates -= *state == MATE_AWAITED;
+        *state = MATE_IDLE;
+    }
+    if ((flags & BUNDLE_BUSY) && *state == MATE_IDLE)
+        *state = MATE_BUSY;
 }
 
 enum status stage_step(struct stage *s, const struct stage_event *event,

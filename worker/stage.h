@@ -10,7 +10,7 @@
  * allow one, wake_at_ns is that event's own now_ns: the driver gives every message that has already
  * arrived, then STAGE_TIME (or STAGE_BATCH_DONE), so that what arrived together goes into one
  * batch. Of one bundle it gives STAGE_MATE with BUNDLE_DONE, the frames, then STAGE_MATE with
- * BUNDLE_BUSY.
+ * BUNDLE_BUSY. A BUNDLE_DONE that is not passed on makes every later wait last until its deadline.
  *
  * A row's hidden state lives in a slot of the replica's row store; a slot is in use from the
  * frame's arrival (or loop 1's id) until the row leaves for another worker or finishes its last
@@ -58,9 +58,6 @@ enum stage_event_kind {
 struct stage_event {
     enum stage_event_kind kind;
     uint64_t now_ns;
-    /* More events follow at once (the rest of a message, of a poll): take this one in, but leave the decision
-     * whether to start a batch to the last of them. */
-    bool more_follows;
     const struct sequence_params *params; /* borrowed until return, like all pointers here */
     uint64_t sequence;
     const struct frame *frame;

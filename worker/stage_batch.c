@@ -106,15 +106,36 @@ static void announce(struct stage *s)
     }
 }
 
+static void begin_wait(struct stage *s, uint64_t now_ns)
+{
+    s->is_waiting = true;
+    s->waiting_since_ns = now_ns;
+    for (uint32_t m = 0; m < s->config.ring_size; m++) {
+        if (s->mates[m] == MATE_BUSY) {
+            s->mates[m] = MATE_AWAITED;
+            s->n_awaited_mates++;
+        }
+    }
+}
+
+static void end_wait(struct stage *s)
+{
+    s->is_waiting = false;
+    for (uint32_t m = 0; m < s->config.ring_size; m++) {
+        if (s->mates[m] == MATE_AWAITED)
+            s->mates[m] = MATE_BUSY;
+    }
+    s->n_awaited_mates = 0;
+}
+
 void stage_batch_consider(struct stage *s, const struct stage_event *event)
 {
-    s->is_waiting = s->is_waiting && !s->is_running && s->n_ready > 0;
+    if (s->is_waiting && s->n_ready == 0)
+        end_wait(s);
     if (s->is_running || s->n_ready == 0)
         return;
-    if (!s->is_waiting) {
-        s->is_waiting = true;
-        s->waiting_since_ns = event->now_ns;
-    }
+    if (!s->is_waiting)
+        begin_wait(s, event->now_ns);
     if (event->kind != STAGE_TIME && event->kind != STAGE_BATCH_DONE) {
         /* What has arrived together shall go into one batch: the driver gives all of it, then the
          * time. */
@@ -127,7 +148,7 @@ void stage_batch_consider(struct stage *s, const struct stage_event *event)
                             .batch_ns = s->config.batch_ns,
                             .row_ns = s->config.row_ns,
                             /* A single stream has nobody to wait for. */
-                            .n_busy_mates = s->n_sequences > 1 ? s->n_busy_mates : 0,
+                            .n_busy_mates = s->n_sequences > 1 ? s->n_awaited_mates : 0,
                             .waited_ns = event->now_ns - s->waiting_since_ns,
                             .deadline_ns = s->config.wait_deadline_ns};
     uint64_t again_ns = 0;
@@ -136,8 +157,8 @@ void stage_batch_consider(struct stage *s, const struct stage_event *event)
             s->output.wake_at_ns = UINT64_MAX;
         return;
     }
+    end_wait(s);
     form_batch(s);
-    s->is_waiting = false;
     if (s->batch.n_segments == 0)
         return; /* every sequence that waited has failed for lack of blocks */
     s->is_running = true;

@@ -235,5 +235,4 @@ void stage_rows_free_all(struct stage *s, struct stage_sequence *q)
         lane->is_live_pending = false;
         lane_requeue(s, stage_lane_index(s, q, t));
     }
-    q->live_loop = 0;
 }

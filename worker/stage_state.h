@@ -29,6 +29,16 @@ enum stage_queue {
     QUEUE_COUNT
 };
 
+/* What a ring mate does, as far as it may feed us. A wait is for the mates that were busy when it
+ * began: one that starts later belongs to the next round, which we want to be part of. (Waiting for
+ * it as well, the ring's rows would gather in one batch that goes round while all other workers
+ * wait.) */
+enum stage_mate {
+    MATE_IDLE = 0,
+    MATE_BUSY,
+    MATE_AWAITED /* busy since before our wait began */
+};
+
 struct stage_lane {
     uint32_t frontier;  /* F(t): positions whose batch is done */
     uint32_t n_running; /* rows in the running batch */
@@ -83,8 +93,8 @@ struct stage {
 
     bool is_waiting; /* idle with ready rows, since waiting_since_ns */
     uint64_t waiting_since_ns;
-    bool *mate_is_busy; /* [ring_size] as the mates announced */
-    uint32_t n_busy_mates;
+    enum stage_mate *mates; /* [ring_size] as they announced */
+    uint32_t n_awaited_mates;
     bool *is_announced; /* [ring_size] mates we told that a batch runs */
 
     struct stage_counters counters;

@@ -44,15 +44,17 @@ static enum status worker_take_bundle(struct worker *w, const struct transport_m
     enum status status = bundle_open(&reader, message->bytes, message->len_bytes, &w->limits, err);
     if (status != STATUS_OK)
         return err_wrap(err, "rank %d: message from rank %d", w->transport->rank, message->source);
+    const uint32_t both = BUNDLE_DONE | BUNDLE_BUSY;
     struct stage_event mate = {.kind = STAGE_MATE, .now_ns = host_now_ns()};
     mate.mate = (uint32_t)(message->source - w->ring_first_rank);
-    /* In the sender's order: its batch is over, these are its rows, it has begun the next one. */
+    if ((reader.flags & both) != 0 && (mate.mate >= w->ring_size || mate.mate == w->ring_index))
+        return err_set(err, STATUS_CORRUPT, "rank %d: rank %d is no mate in its ring of %u",
+                       w->transport->rank, message->source, w->ring_size);
+    /* In the sender's order: its batch is over, these are its rows, it has begun the next one. The
+     * stage starts nothing in between. */
     if (reader.flags & BUNDLE_DONE) {
         mate.mate_flags = BUNDLE_DONE;
-        /* Handled with the frames below where there are any: a worker that starts between the note
-         * and the rows it announces would start without them. */
-        if (reader.n_frames == 0)
-            status = worker_step(w, &mate, err);
+        status = worker_step(w, &mate, err);
     }
     bool has_frame = true;
     while (status == STATUS_OK && has_frame) {
@@ -63,8 +65,7 @@ static enum status worker_take_bundle(struct worker *w, const struct transport_m
                             message->source);
         if (!has_frame)
             break;
-        struct stage_event event = {
-            .kind = STAGE_FRAME, .now_ns = host_now_ns(), .more_follows = true, .frame = &frame};
+        struct stage_event event = {.kind = STAGE_FRAME, .now_ns = host_now_ns(), .frame = &frame};
         status = worker_step(w, &event, err);
     }
     if (status == STATUS_OK && (reader.flags & BUNDLE_BUSY)) {
@@ -81,7 +82,7 @@ static enum status worker_take_control(struct worker *w, const struct transport_
     enum status status = control_decode(message->bytes, message->len_bytes, &m, err);
     if (status != STATUS_OK)
         return err_wrap(err, "rank %d: message from rank %d", w->transport->rank, message->source);
-    struct stage_event event = {.now_ns = host_now_ns(), .more_follows = true};
+    struct stage_event event = {.now_ns = host_now_ns()};
     switch (m.kind) {
     case CONTROL_OPEN:
         event.kind = STAGE_OPEN;
@@ -145,7 +146,6 @@ static enum status worker_take_result(struct worker *w, bool *did_work, struct e
     worker_clock(w, now_ns);
     struct stage_event cost = {.kind = STAGE_COST,
                                .now_ns = now_ns,
-                               .more_follows = true,
                                .batch_ns = (uint64_t)w->cost.batch_ns,
                                .row_ns = (uint64_t)w->cost.row_ns};
     status = worker_step(w, &cost, err);

@@ -1,0 +1,14 @@
+/* Output lines: what a job produced as an OpenAI response object, or why it failed. */
+#ifndef CLI_BATCH_ANSWER_H
+#define CLI_BATCH_ANSWER_H
+
+#include "cli/batch_run.h"
+
+#include <jansson.h>
+
+/* New references; NULL when there is no memory. */
+json_t *batch_answer_success(const struct batch_job *job);
+json_t *batch_answer_error(const struct batch *b, uint64_t number, const char *custom_id,
+                           const char *code, const char *message);
+
+#endif

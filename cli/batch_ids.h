@@ -1,0 +1,37 @@
+/* What is known of each custom_id: answered in the output file, seen in the input file.
+ *
+ * Every id of a run is held once (its bytes and 16 more): a million ids of 40 bytes are 70 MB. */
+#ifndef CLI_BATCH_IDS_H
+#define CLI_BATCH_IDS_H
+
+#include "proto/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct batch_id {
+    bool is_answered;      /* the output has its final line */
+    bool is_seen;          /* the input has had it */
+    uint32_t n_duplicates; /* times the output says it came again */
+    uint32_t n_repeats;    /* times the input has had it again */
+    char name[];
+};
+
+struct batch_ids {
+    struct batch_id **slots; /* open addressing; n_slots is a power of two */
+    size_t n_slots, n;
+};
+
+void batch_ids_init(struct batch_ids *ids);
+void batch_ids_clear(struct batch_ids *ids);
+/* The entry of `name`, made when there is none. STATUS_NO_MEMORY. */
+enum status batch_ids_get(struct batch_ids *ids, const char *name, struct batch_id **out,
+                          struct err *err);
+
+enum batch_verdict { BATCH_RUN, BATCH_SKIP, BATCH_DUPLICATE };
+/* What to do with the next input line of that id; counts it as seen. The first one runs unless it
+ * is answered; each further one is a duplicate, told once over all runs. */
+enum batch_verdict batch_ids_judge(struct batch_id *id);
+
+#endif

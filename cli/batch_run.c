@@ -1,0 +1,324 @@
+/* Keeps a window of requests under way and appends each answer as it is complete. */
+#include "cli/batch_run.h"
+
+#include "cli/batch_answer.h"
+#include "cli/batch_resume.h"
+#include "cluster/host.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define STEP_NS                     UINT64_C(100000000)
+#define STEP_WHILE_INPUT_IS_LATE_NS UINT64_C(10000000)
+/* mpirun kills its ranks one second after it has passed a signal on. */
+#define CANCEL_NS UINT64_C(700000000)
+
+/* ---- lists ---------------------------------------------------------------------------------- */
+
+static void running_add(struct batch *b, struct batch_job *job)
+{
+    job->previous = NULL;
+    job->next = b->running;
+    if (b->running != NULL)
+        b->running->previous = job;
+    b->running = job;
+}
+
+static void running_remove(struct batch *b, struct batch_job *job)
+{
+    if (job->previous != NULL)
+        job->previous->next = job->next;
+    else
+        b->running = job->next;
+    if (job->next != NULL)
+        job->next->previous = job->previous;
+}
+
+static void finished_add(struct batch *b, struct batch_job *job)
+{
+    job->next = NULL;
+    if (b->finished_last != NULL)
+        b->finished_last->next = job;
+    else
+        b->finished_first = job;
+    b->finished_last = job;
+}
+
+static bool job_is_complete(const struct batch_job *job)
+{
+    return job->n_ended == job->n_submitted &&
+           (job->n_submitted == job->n_choices || job->code != NULL);
+}
+
+void batch_choice_ended(struct batch_choice *choice)
+{
+    struct batch_job *job = choice->job;
+    struct batch *b = job->batch;
+    job->n_ended++;
+    b->n_flying--;
+    if (job != b->pending && job_is_complete(job)) {
+        running_remove(b, job);
+        finished_add(b, job);
+    }
+}
+
+/* ---- output --------------------------------------------------------------------------------- */
+
+/* The whole line in one write, so that a kill hardly ever leaves a piece; takes `answer` over. */
+static enum status write_answer(struct batch *b, json_t *answer, struct err *err)
+{
+    enum status status = STATUS_OK;
+    char *text = NULL;
+    if (answer != NULL && !b->is_output_broken)
+        text = json_dumps(answer, JSON_REAL_PRECISION(9));
+    json_decref(answer);
+    /* After a failed write the file ends with a piece, which must stay the last thing in it. */
+    if (b->is_output_broken)
+        return err_set(err, STATUS_IO, "%s could not be written before", b->output_name);
+    if (text == NULL)
+        return err_set(err, STATUS_NO_MEMORY, "no memory for a line of %s", b->output_name);
+    size_t n = strlen(text), done = 0;
+    text[n++] = '\n'; /* in the place of the terminator */
+    while (done < n && status == STATUS_OK) {
+        ssize_t written = write(b->output_fd, text + done, n - done);
+        if (written < 0 && errno != EINTR)
+            status =
+                err_set(err, STATUS_IO, "cannot write %s: %s", b->output_name, strerror(errno));
+        else if (written > 0)
+            done += (size_t)written;
+    }
+    free(text);
+    b->is_output_broken = status != STATUS_OK;
+    return status;
+}
+
+static enum status write_error(struct batch *b, uint64_t number, const char *custom_id,
+                               const char *code, const char *message, struct err *err)
+{
+    enum status status =
+        write_answer(b, batch_answer_error(b, number, custom_id, code, message), err);
+    if (status == STATUS_OK) {
+        b->totals.n_errors++;
+        b->totals.n_done++;
+    }
+    return status;
+}
+
+static void count_job(struct batch_totals *t, const struct batch_job *job)
+{
+    for (size_t i = 0; i < job->line.n_prompts; i++)
+        t->prompt_tokens += job->n_ids[i];
+    for (uint32_t c = 0; c < job->n_choices; c++) {
+        const struct batch_choice *choice = &job->choices[c];
+        t->n_choices++;
+        t->tokens += choice->n_tokens;
+        for (size_t i = 0; i < choice->n_tokens; i++) {
+            uint32_t loop = choice->exit_loops[i];
+            t->sum_exit_loops += loop;
+            if (loop >= 1 && loop <= SEQUENCE_MAX_LOOPS)
+                t->exits[loop - 1]++;
+        }
+    }
+    t->n_done++;
+}
+
+static bool job_is_cancelled(const struct batch_job *job)
+{
+    for (uint32_t i = 0; i < job->n_choices; i++)
+        if (job->choices[i].reason == FINISH_CANCELLED)
+            return true;
+    return false;
+}
+
+/* When the cluster is lost or stopped, failures and cancelled jobs are not the lines' own: they are
+ * not written, so that a later run does them. */
+static enum status write_finished(struct batch *b, bool only_successes, struct err *err)
+{
+    enum status status = STATUS_OK;
+    struct batch_job *job;
+    while (status == STATUS_OK && (job = b->finished_first) != NULL) {
+        b->finished_first = job->next;
+        if (b->finished_first == NULL)
+            b->finished_last = NULL;
+        if (job->code != NULL && !only_successes) {
+            status =
+                write_error(b, job->number, job->line.custom_id, job->code, job->err.message, err);
+        } else if (job->code == NULL && !job_is_cancelled(job)) {
+            status = write_answer(b, batch_answer_success(job), err);
+            if (status == STATUS_OK)
+                count_job(&b->totals, job);
+        }
+        batch_job_destroy(job);
+    }
+    return status;
+}
+
+/* ---- input ---------------------------------------------------------------------------------- */
+
+/* A line that wants an answer becomes b->pending; all others are dealt with here. */
+static enum status take_line(struct batch *b, bool is_too_long, const char *text, size_t n,
+                             struct err *err)
+{
+    struct batch_line line;
+    struct err why = {0};
+    struct batch_id *id;
+    uint64_t number = b->input.n_lines;
+    enum status bad = batch_line_parse(text, is_too_long ? 0 : n, number, &line, &why);
+    if (is_too_long)
+        err_set(&why, STATUS_INVALID, "the line has more than %zu bytes", b->input.max_line);
+    char custom_id[sizeof line.custom_id];
+    strcpy(custom_id, line.custom_id);
+    enum status status = batch_ids_get(&b->ids, custom_id, &id, err);
+    enum batch_verdict verdict = status == STATUS_OK ? batch_ids_judge(id) : BATCH_SKIP;
+    if (status == STATUS_OK && verdict == BATCH_RUN && bad == STATUS_OK)
+        return batch_job_create(b, &line, number, &b->pending, err);
+    batch_line_clear(&line);
+    if (status != STATUS_OK)
+        return status;
+    if (verdict == BATCH_SKIP) {
+        b->totals.n_skipped++;
+        b->totals.n_done++;
+        return STATUS_OK;
+    }
+    if (verdict == BATCH_DUPLICATE) {
+        err_set(&why, STATUS_INVALID, "custom_id: an earlier line of the input has the same one");
+        return write_error(b, number, custom_id, BATCH_CODE_DUPLICATE, why.message, err);
+    }
+    return write_error(b, number, custom_id, batch_error_code(why.code), why.message, err);
+}
+
+/* Submits what the window has room for; *is_full: not everything of it. */
+static enum status submit_pending(struct batch *b, bool *is_full, struct err *err)
+{
+    struct batch_job *job = b->pending;
+    struct err why = {0};
+    if (job->n_submitted == 0 && job->code == NULL && job->ids[0] == NULL) {
+        enum status status = batch_job_encode(job, &why);
+        if (status != STATUS_OK)
+            batch_job_fail(job, batch_error_code(status), &why);
+    }
+    while (job->code == NULL && job->n_submitted < job->n_choices && b->n_flying < b->window) {
+        enum status status = batch_job_submit(job, &why);
+        if (status == STATUS_FULL && b->n_flying == 0)
+            return err_set(err, STATUS_INTERNAL, "the queue is full with nothing under way");
+        if (status == STATUS_FULL) {
+            *is_full = true;
+            return STATUS_OK;
+        }
+        b->n_flying += status == STATUS_OK;
+    }
+    if (job->code == NULL && job->n_submitted < job->n_choices) {
+        *is_full = true;
+        return STATUS_OK;
+    }
+    b->pending = NULL;
+    if (job_is_complete(job))
+        finished_add(b, job);
+    else
+        running_add(b, job);
+    return STATUS_OK;
+}
+
+/* *is_late: the input may have more in a moment. */
+static enum status fill_window(struct batch *b, bool *is_late, struct err *err)
+{
+    enum status status = STATUS_OK;
+    bool is_full = false;
+    *is_late = false;
+    while (status == STATUS_OK && !is_full && !*is_late) {
+        if (b->pending != NULL) {
+            status = submit_pending(b, &is_full, err);
+            if (status == STATUS_OK)
+                status = write_finished(b, false, err);
+            continue;
+        }
+        if (b->is_input_ended || b->n_flying >= b->window)
+            break;
+        enum batch_input_kind kind;
+        const char *text = NULL;
+        size_t n = 0;
+        status = batch_input_next(&b->input, 0, &kind, &text, &n, err);
+        if (status != STATUS_OK)
+            break;
+        *is_late = kind == BATCH_INPUT_LATER;
+        b->is_input_ended = kind == BATCH_INPUT_END;
+        if (kind == BATCH_INPUT_LINE || kind == BATCH_INPUT_TOO_LONG)
+            status = take_line(b, kind == BATCH_INPUT_TOO_LONG, text, n, err);
+    }
+    return status;
+}
+
+/* ---- the run -------------------------------------------------------------------------------- */
+
+static bool is_signalled(void)
+{
+    sigset_t pending;
+    return sigpending(&pending) == 0 &&
+           (sigismember(&pending, SIGINT) == 1 || sigismember(&pending, SIGTERM) == 1);
+}
+
+static void show_progress(struct batch *b)
+{
+    uint64_t now_ns = host_now_ns();
+    const struct batch_totals *t = &b->totals;
+    b->totals.wall_s = (double)(now_ns - b->started_ns) / 1e9;
+    const struct progress_facts facts = {
+        .n_done = t->n_done,
+        .n_skipped = t->n_skipped,
+        .n_total = t->n_total,
+        .n_errors = t->n_errors,
+        .n_tokens = b->n_tokens,
+        .sum_exit_loops = b->sum_exit_loops,
+        .elapsed_s = t->wall_s,
+    };
+    progress_update(&b->progress, &facts, now_ns);
+}
+
+/* Ends what is under way without writing it. The cluster may be lost: that is no news any more. */
+static void abandon(struct batch *b)
+{
+    struct coordinator *c = b->session->coordinator;
+    uint64_t deadline_ns = host_now_ns() + CANCEL_NS;
+    if (b->pending != NULL) {
+        struct batch_job *job = b->pending;
+        b->pending = NULL;
+        running_add(b, job);
+    }
+    for (struct batch_job *job = b->running; job != NULL; job = job->next)
+        batch_job_cancel(job);
+    while (!coordinator_is_idle(c) && host_now_ns() < deadline_ns &&
+           coordinator_step(c, STEP_WHILE_INPUT_IS_LATE_NS, NULL) == STATUS_OK)
+        continue;
+    write_finished(b, true, NULL);
+}
+
+enum status batch_run(struct batch *b, struct err *err)
+{
+    enum status status = STATUS_OK;
+    b->started_ns = host_now_ns();
+    while (status == STATUS_OK) {
+        bool is_late;
+        if (is_signalled()) {
+            status = err_set(err, STATUS_CANCELLED, "stopped by a signal");
+            break;
+        }
+        status = fill_window(b, &is_late, err);
+        if (status != STATUS_OK || (b->is_input_ended && b->pending == NULL && b->running == NULL))
+            break;
+        status = coordinator_step(b->session->coordinator,
+                                  is_late ? STEP_WHILE_INPUT_IS_LATE_NS : STEP_NS, err);
+        enum status written =
+            write_finished(b, status != STATUS_OK, status == STATUS_OK ? err : NULL);
+        if (status == STATUS_OK)
+            status = written;
+        show_progress(b);
+    }
+    if (status != STATUS_OK)
+        abandon(b);
+    b->totals.wall_s = (double)(host_now_ns() - b->started_ns) / 1e9;
+    progress_clear(&b->progress);
+    return status;
+}

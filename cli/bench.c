@@ -1,0 +1,37 @@
+/* `carousel bench`: finds the benchmark and hands it its arguments. */
+#include "cli/bench_kernels.h"
+#include "cli/bench_net.h"
+#include "cli/cli.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const char help[] =
+    "usage: carousel bench kernels|net|engine [options]\n"
+    "  kernels   the block's linear layers and attention, beside this machine's peak and "
+    "bandwidth\n"
+    "  net       ping-pong of frame sizes between two ranks\n"
+    "  engine    requests through coordinator and workers: tokens/s, TTFT, TPOT, exits, idle time\n"
+    "Each has --help and --json.";
+
+int cli_bench(int argc, char **argv, char **program_argv)
+{
+    if (argc < 2) {
+        fprintf(stderr, "carousel bench: no benchmark given; carousel bench --help lists them\n");
+        return CLI_USAGE;
+    }
+    if (strcmp(argv[1], "engine") == 0)
+        return cli_bench_engine(argc - 1, argv + 1, program_argv);
+    if (strcmp(argv[1], "kernels") == 0)
+        return cli_bench_kernels(argc - 1, argv + 1);
+    if (strcmp(argv[1], "net") == 0)
+        return cli_bench_net(argc - 1, argv + 1);
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+        puts(help);
+        return CLI_OK;
+    }
+    fprintf(stderr,
+            "carousel bench: there is no benchmark '%s'; carousel bench --help lists them\n",
+            argv[1]);
+    return CLI_USAGE;
+}

@@ -1,0 +1,147 @@
+/* Runs mpirun with its output copied, so that it never writes into a closed pipe. */
+#include "cluster/launch_exec.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { COPY_BYTES = 65536, EXIT_SIGNAL_BASE = 128 };
+
+static bool can_lose_reader(void)
+{
+    struct stat st;
+    return fstat(STDOUT_FILENO, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode));
+}
+
+/* In the child. What goes wrong is told through the pipe that a successful exec closes. */
+static void be_program(char **args, int output, int failure)
+{
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (dup2(output, STDOUT_FILENO) >= 0)
+        execvp(args[0], args);
+    int why = errno;
+    ssize_t ignored = write(failure, &why, sizeof why);
+    (void)ignored;
+    _exit(EXIT_SIGNAL_BASE - 1);
+}
+
+static void take_signals(sigset_t *set)
+{
+    sigemptyset(set);
+    sigaddset(set, SIGTERM);
+    sigaddset(set, SIGINT);
+    sigaddset(set, SIGHUP);
+    sigaddset(set, SIGQUIT);
+    sigprocmask(SIG_BLOCK, set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+/* False when the reader has left. */
+static bool write_all(const char *bytes, size_t n)
+{
+    while (n > 0) {
+        ssize_t done = write(STDOUT_FILENO, bytes, n);
+        if (done < 0 && errno == EAGAIN) {
+            struct pollfd out = {.fd = STDOUT_FILENO, .events = POLLOUT};
+            poll(&out, 1, -1);
+        } else if (done < 0 && errno != EINTR) {
+            return false;
+        } else if (done > 0) {
+            bytes += done;
+            n -= (size_t)done;
+        }
+    }
+    return true;
+}
+
+static void pass_on(int signals, pid_t child)
+{
+    struct signalfd_siginfo info;
+    if (read(signals, &info, sizeof info) == sizeof info && info.ssi_code != SI_KERNEL)
+        kill(child, (int)info.ssi_signo);
+}
+
+/* Copies until the child's last writer has closed; false when the reader has left before. */
+static bool copy_output(int from, int signals, pid_t child)
+{
+    char bytes[COPY_BYTES];
+    bool has_reader = true;
+    for (;;) {
+        struct pollfd fds[] = {
+            {.fd = from, .events = POLLIN},
+            {.fd = signals, .events = POLLIN},
+            {.fd = has_reader ? STDOUT_FILENO
+                              : -1}, /* no events asked: tells when the reader has left */
+        };
+        if (poll(fds, 3, -1) < 0)
+            continue;
+        if (fds[1].revents != 0)
+            pass_on(signals, child);
+        ssize_t n = -1;
+        if (fds[0].revents != 0 && (n = read(from, bytes, sizeof bytes)) == 0)
+            return has_reader;
+        bool is_closed = has_reader && (fds[2].revents & (POLLERR | POLLHUP | POLLNVAL)) != 0;
+        if (is_closed || (has_reader && n > 0 && !write_all(bytes, (size_t)n))) {
+            has_reader = false;
+            kill(child, SIGTERM);
+        }
+    }
+}
+
+static void end_as(int status)
+{
+    if (WIFEXITED(status))
+        _exit(WEXITSTATUS(status));
+    _exit(EXIT_SIGNAL_BASE + WTERMSIG(status));
+}
+
+static void end_by_sigpipe(void)
+{
+    signal(SIGPIPE, SIG_DFL);
+    raise(SIGPIPE);
+    _exit(EXIT_SIGNAL_BASE + SIGPIPE);
+}
+
+int launch_exec(char **args)
+{
+    if (!can_lose_reader()) {
+        execvp(args[0], args);
+        return errno;
+    }
+    int output[2], failure[2] = {-1, -1};
+    if (pipe2(output, O_CLOEXEC) != 0)
+        return errno;
+    pid_t child = pipe2(failure, O_CLOEXEC) == 0 ? fork() : -1;
+    if (child == 0)
+        be_program(args, output[1], failure[1]);
+    int why = errno, status = 0;
+    close(output[1]);
+    if (failure[1] >= 0)
+        close(failure[1]);
+    if (child > 0) {
+        ssize_t n = read(failure[0], &why, sizeof why);
+        close(failure[0]);
+        if (n == 0) {
+            sigset_t set;
+            take_signals(&set);
+            bool has_reader = copy_output(output[0], signalfd(-1, &set, SFD_CLOEXEC), child);
+            while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+                continue;
+            if (!has_reader)
+                end_by_sigpipe();
+            end_as(status);
+        }
+        waitpid(child, &status, 0);
+    } else if (failure[0] >= 0) {
+        close(failure[0]);
+    }
+    close(output[0]);
+    return why;
+}

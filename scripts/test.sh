@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Everything `make test` runs: one line a stage with its time, logs in build/test/, and as the last line
+# "N passed, N failed". A failed stage does not stop the next ones; the exit code says whether any failed.
+#
+#   scripts/test.sh [STAGE...]      only stages whose name contains one of the words (test.sh e2e_exact)
+set -u
+cd "$(dirname "$0")/.." || exit 1
+logs=build/test
+mkdir -p "$logs"
+# Started by make: a make below us shall not join its job server nor inherit its variables by accident.
+unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
+export ASAN_OPTIONS="detect_leaks=1:strict_string_checks=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
+export UBSAN_OPTIONS="halt_on_error=1:print_stacktrace=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}"
+export TSAN_OPTIONS="halt_on_error=1:second_deadlock_stack=1${TSAN_OPTIONS:+:$TSAN_OPTIONS}"
+FUZZ_SECONDS=${FUZZ_SECONDS:-5}
+jobs=-j$(nproc)
+words=("$@")
+passed=0; failed=0; began=$SECONDS
+
+is_wanted() {
+    [ ${#words[@]} -eq 0 ] && return 0
+    local word
+    for word in "${words[@]}"; do case $1 in *"$word"*) return 0 ;; esac; done
+    return 1
+}
+
+# A stage says "...: N passed, M failed" itself, or counts as one check. A stage that fails without having
+# counted a failure (it crashed, hung or did not build) counts as one failure.
+stage() { # name, time limit in seconds, command...
+    local name=$1 limit=$2 start code line p=0 f=0
+    shift 2
+    is_wanted "$name" || return 0
+    start=$(date +%s%N)
+    timeout --kill-after=10 "$limit" "$@" >"$logs/$name.log" 2>&1 </dev/null
+    code=$?
+    line=$(grep -E '^[a-z0-9_]+: [0-9]+ passed, [0-9]+ failed$' "$logs/$name.log" | tail -n 1)
+    if [ -n "$line" ]; then
+        p=$(sed -E 's/.*: ([0-9]+) passed.*/\1/' <<<"$line")
+        f=$(sed -E 's/.*, ([0-9]+) failed$/\1/' <<<"$line")
+    elif [ $code -eq 0 ]; then
+        p=1
+    fi
+    [ $code -eq 0 ] || [ "$f" -gt 0 ] || f=1
+    passed=$((passed + p)); failed=$((failed + f))
+    local verdict=ok
+    [ "$f" -eq 0 ] || verdict=FAILED
+    [ $code -ne 124 ] || verdict="FAILED (over ${limit} s)"
+    awk -v n="$name" -v ns=$(($(date +%s%N) - start)) -v p="$p" -v f="$f" -v v="$verdict" \
+        'BEGIN { printf "%-20s %7.1f s  %5d passed %3d failed  %s\n", n, ns / 1e9, p, f, v }'
+    if [ "$f" -gt 0 ]; then
+        echo "---- the end of $logs/$name.log"
+        tail -n 60 "$logs/$name.log"
+        echo "----"
+    fi
+}
+
+stage build 600 make --no-print-directory "$jobs" build/carousel
+stage units 900 make --no-print-directory "$jobs" unit
+stage headers 120 make --no-print-directory headers
+stage includes 60 make --no-print-directory includes
+stage pure 60 make --no-print-directory pure
+stage units_asan 900 make --no-print-directory "$jobs" unit SAN=address,undefined OPT=-O1
+stage units_tsan 900 make --no-print-directory "$jobs" unit SAN=thread OPT=-O1
+stage fuzz_build 600 make --no-print-directory "$jobs" fuzz-bins
+stage fuzz 900 scripts/fuzz.sh "$FUZZ_SECONDS" build/fuzz
+for script in tests/e2e_*.py; do
+    name=$(basename "$script" .py)
+    [ "$name" = e2e_lib ] || stage "$name" 600 /usr/bin/python3 "$script"
+done
+
+echo "all stages: $((SECONDS - began)) s"
+[ $((passed + failed)) -gt 0 ] || { echo "no stage has that name: ${words[*]}"; failed=1; }
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,153 @@
+/* A replica over a tiny random model, and the bookkeeping a stage would do: for tests of
+ * replica_run. */
+#ifndef TESTS_REPLICA_WORLD_H
+#define TESTS_REPLICA_WORLD_H
+
+#include "tests/unit.h"
+
+#include "tests/tiny_model.h"
+#include "worker/replica.h"
+
+enum { MAX_ROWS = 96, MAX_POSITIONS = 48, N_SEQUENCES = 80, BLOCK = 4, VOCAB = 37 };
+enum { MAX_BLOCKS = MAX_POSITIONS / BLOCK };
+
+static const struct tiny_spec OURO = {.n_layers = 2,
+                                      .d = 24,
+                                      .ffn = 40,
+                                      .n_heads = 3,
+                                      .n_kv_heads = 1,
+                                      .head_dim = 10,
+                                      .vocab = VOCAB,
+                                      .n_loops = 4,
+                                      .seed = 7};
+
+struct sequence_state {
+    struct sequence_params params;
+    int32_t ids[MAX_POSITIONS], slots[MAX_POSITIONS];
+    int32_t blocks[SEQUENCE_MAX_LOOPS][MAX_BLOCKS];
+    struct exit_state exit;
+};
+
+struct world {
+    struct tiny_model *model;
+    struct replica *replica;
+    struct sequence_state sequences[N_SEQUENCES];
+    int32_t next_block, next_slot;
+    int32_t *pool_ids;
+    struct batch_outcome outcomes[MAX_ROWS];
+    struct batch_result result;
+};
+
+/* A range of positions of one sequence at one loop. */
+struct piece {
+    int sequence, loop, first, n;
+    bool is_live;
+};
+
+static inline void world_open(struct world *w, const struct tiny_spec *spec, enum dtype kv_dtype,
+                              int n_threads)
+{
+    memset(w, 0, sizeof *w);
+    w->model = tiny_create(spec);
+    struct replica_config config = {.backend = "cpu",
+                                    .n_threads = n_threads,
+                                    .kv_dtype = kv_dtype,
+                                    .kv_bytes = 8 << 20,
+                                    .block_size = BLOCK,
+                                    .max_batch_rows = MAX_ROWS,
+                                    .max_sequences = N_SEQUENCES};
+    struct err err;
+    if (replica_create(&w->model->checkpoint, &config, &w->replica, &err) != STATUS_OK)
+        fail_msg("%s", err.message);
+    w->pool_ids = calloc(replica_get_geometry(w->replica)->n_slots, sizeof *w->pool_ids);
+    w->result.outcomes = w->outcomes;
+}
+
+static inline void world_close(struct world *w)
+{
+    replica_destroy(w->replica);
+    tiny_destroy(w->model);
+    free(w->pool_ids);
+}
+
+/* A sequence of n tokens that takes blocks and slots from where the world is, backwards or
+ * forwards. */
+static inline struct sequence_state *add(struct world *w, int i, int n, uint64_t seed)
+{
+    const struct model_config *c = &w->model->checkpoint.config;
+    struct sequence_state *s = &w->sequences[i];
+    sequence_params_init(&s->params);
+    s->params.sequence = (uint64_t)i + 1;
+    s->params.prompt_tokens = (uint32_t)n;
+    s->params.max_tokens = 1;
+    s->params.max_loops = (uint32_t)c->n_loops;
+    s->exit = (struct exit_state){.survival = 1};
+    for (int p = 0; p < n; p++)
+        s->ids[p] = (int32_t)((tiny_uniform(&seed) + 1) / 2 * (c->vocab_size - 1));
+    for (int p = 0; p < n; p++)
+        s->slots[i % 2 ? n - 1 - p : p] = w->next_slot++;
+    for (int b = 0; b < (n + BLOCK - 1) / BLOCK; b++)
+        for (int t = 0; t < c->n_loops; t++)
+            s->blocks[t][b] = w->next_block++;
+    assert_true((uint32_t)w->next_block <= replica_get_geometry(w->replica)->n_blocks);
+    assert_true((uint32_t)w->next_slot <= replica_get_geometry(w->replica)->n_slots);
+    return s;
+}
+
+static inline void run(struct world *w, const struct piece *pieces, int n_pieces)
+{
+    struct batch_segment segments[MAX_ROWS];
+    struct kernels_segment geometry[MAX_ROWS];
+    int32_t table[MAX_ROWS * MAX_BLOCKS], slots[MAX_ROWS], ids[MAX_ROWS];
+    struct batch b = {.n_segments = (uint32_t)n_pieces,
+                      .segments = segments,
+                      .geometry = geometry,
+                      .block_table = table,
+                      .slots = slots,
+                      .ids = ids,
+                      .pool_ids = w->pool_ids,
+                      .block_size = BLOCK};
+    int n_table = 0;
+    for (int i = 0; i < n_pieces; i++) {
+        const struct piece *p = &pieces[i];
+        struct sequence_state *s = &w->sequences[p->sequence];
+        int n_blocks = (p->first + p->n + BLOCK - 1) / BLOCK;
+        segments[i] = (struct batch_segment){s->params.sequence, &s->params, (uint32_t)p->loop,
+                                             p->is_live, s->exit};
+        geometry[i] =
+            (struct kernels_segment){(int32_t)b.n_rows, p->n, p->first, n_table, n_blocks};
+        for (int j = 0; j < n_blocks; j++)
+            table[n_table++] = s->blocks[p->loop - 1][j];
+        for (int j = p->first; j < p->first + p->n; j++) {
+            w->pool_ids[s->blocks[p->loop - 1][j / BLOCK] * BLOCK + j % BLOCK] = s->ids[j];
+            slots[b.n_rows] = s->slots[j];
+            ids[b.n_rows++] = p->loop == 1 ? s->ids[j] : -1;
+        }
+    }
+    struct err err;
+    if (replica_run(w->replica, &b, &w->result, &err) != STATUS_OK)
+        fail_msg("%s", err.message);
+    assert_int_equal(w->result.n_segments, n_pieces);
+    for (int i = 0; i < n_pieces; i++)
+        if (pieces[i].is_live)
+            w->sequences[pieces[i].sequence].exit = w->outcomes[i].exit;
+}
+
+static inline void read_hidden(struct world *w, int sequence, int n, float *out)
+{
+    assert_int_equal(
+        replica_read_rows(w->replica, w->sequences[sequence].slots, (uint32_t)n, out, NULL),
+        STATUS_OK);
+}
+
+/* All loops of sequence i, whole and alone; hidden [T, n, d] as stored. */
+static inline void run_alone(struct world *w, int i, int n, float *hidden)
+{
+    int d = w->model->checkpoint.config.d_model;
+    for (int t = 1; t <= w->model->checkpoint.config.n_loops; t++) {
+        run(w, &(struct piece){i, t, 0, n, true}, 1);
+        read_hidden(w, i, n, hidden + (t - 1) * n * d);
+    }
+}
+
+#endif
