@@ -109,6 +109,12 @@ static void bench_submit(struct bench_engine *b)
         };
         enum status status =
             coordinator_submit(b->session->coordinator, &request, &slot->id, &b->err);
+        if (status == STATUS_FULL) { /* more in flight than fit: the next end makes room */
+            b->n_submitted--;
+            slot->next_free = b->free_slots;
+            b->free_slots = slot;
+            return;
+        }
         if (status != STATUS_OK)
             b->status = status;
         else if (slot->request.cancel_at == 0) {
@@ -204,6 +210,22 @@ static enum status bench_run(struct bench_engine *b, bool with_bound, struct ben
     return status;
 }
 
+/* The lengths are the workload's, and no text is made: options about those would do nothing. */
+static struct option_group bench_request_group(struct request_options *o, struct option_spec *specs)
+{
+    static const char *const unused[] = {"max-tokens", "ignore-eos", "stop"};
+    const size_t n_unused = sizeof unused / sizeof unused[0];
+    size_t n = 0, n_all = request_options_group(o, specs).n_specs;
+    for (size_t i = 0; i < n_all; i++) {
+        size_t k = 0;
+        while (k < n_unused && (specs[i].name == NULL || strcmp(specs[i].name, unused[k]) != 0))
+            k++;
+        if (k == n_unused)
+            specs[n++] = specs[i];
+    }
+    return (struct option_group){specs, n};
+}
+
 int cli_bench_engine(int argc, char **argv, char **program_argv)
 {
     struct session_options so;
@@ -226,7 +248,7 @@ int cli_bench_engine(int argc, char **argv, char **program_argv)
     struct option_group groups[] = {
         {own, sizeof own / sizeof own[0]},
         bench_workload_group(&workload, workload_specs),
-        request_options_group(&ro, request_specs),
+        bench_request_group(&ro, request_specs),
         session_options_group(&so, session_specs),
     };
     struct options_result args;
@@ -237,7 +259,8 @@ int cli_bench_engine(int argc, char **argv, char **program_argv)
         options_print_help(usage, groups, 4, &args);
         return CLI_OK;
     }
-    so.model = args.n_positionals > 0 ? args.positionals[0] : NULL;
+    if (session_take_model(&args, &so.model, &err) != STATUS_OK)
+        return cli_fail_usage("bench engine", &err);
     struct bench_engine b = {.workload = &workload};
     struct bench_report report = {0};
     int exit_code;
@@ -263,6 +286,7 @@ int cli_bench_engine(int argc, char **argv, char **program_argv)
         status = bench_run(&b, with_bound, &report, &err);
     if (b.outputs != NULL && fclose(b.outputs) != 0 && status == STATUS_OK)
         status = err_set(&err, STATUS_IO, "cannot write %s: %m", outputs);
+    b.outputs = NULL; /* requests that the session's end cancels still call back */
     if (status == STATUS_OK)
         bench_report_print(&report, b.measure, b.session, &workload, as_json);
     exit_code = status == STATUS_OK ? CLI_OK : cli_fail("bench engine", &err);

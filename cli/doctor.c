@@ -212,6 +212,9 @@ int cli_doctor(int argc, char **argv, char **program_argv)
         options_print_help(usage, NULL, 0, &args);
         return CLI_OK;
     }
+    const char *model;
+    if (session_take_model(&args, &model, &err) != STATUS_OK)
+        return cli_fail_usage("doctor", &err);
     if (launch_is_rank()) {
         err_set(&err, STATUS_INVALID, "it looks at one host: start it without mpirun or srun");
         return cli_fail_usage("doctor", &err);
@@ -226,9 +229,7 @@ int cli_doctor(int argc, char **argv, char **program_argv)
             printf("  --    %-9s this machine does not have it\n", levels[i]);
             continue;
         }
-        all_ok = doctor_check_level(args.n_positionals > 0 ? args.positionals[0] : NULL, levels[i],
-                                    program_argv) &&
-                 all_ok;
+        all_ok = doctor_check_level(model, levels[i], program_argv) && all_ok;
     }
     printf("%s\n", all_ok ? "all well" : "FAILED: results depend on the batch; please report this");
     return all_ok ? CLI_OK : CLI_FAILURE;

@@ -200,6 +200,11 @@ int cli_generate(int argc, char **argv, char **program_argv)
     }
     const char *prompt = NULL;
     enum status status = session_split_arguments(&args, ids_text != NULL, &so.model, &prompt, &err);
+    if (status == STATUS_OK && ((thinking && !chat) || (chat && ids_text != NULL)))
+        status = err_set(&err, STATUS_INVALID,
+                         "%s: without effect; the prompt's text becomes a chat "
+                         "turn with --chat",
+                         thinking && !chat ? "--thinking" : "--chat with --ids");
     if (status != STATUS_OK)
         return cli_fail_usage("generate", &err);
     so.needs_tokenizer = ids_text == NULL;

@@ -120,8 +120,10 @@ int cli_info(int argc, char **argv, char **program_argv)
         return CLI_OK;
     }
     char demo[4096];
-    const char *dir = args.positionals[0];
-    if (args.n_positionals == 0) {
+    const char *dir;
+    if (session_take_model(&args, &dir, &err) != STATUS_OK)
+        return cli_fail_usage("info", &err);
+    if (dir == NULL) {
         if (session_find_demo(demo, sizeof demo, &err) != STATUS_OK)
             return cli_fail("info", &err);
         dir = demo;

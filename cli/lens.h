@@ -29,6 +29,8 @@ struct lens {
     uint32_t *exit_loops;      /* [n_positions] where the row would get off at exit_threshold */
 };
 
+/* ---- lens_exits.c --------------------------------------------------------------------------- */
+
 const struct lens_cell *lens_cell_at(const struct lens *l, uint32_t position, uint32_t loop);
 
 /* Fills cdf and exit_loops from the lambdas, in the engine's own arithmetic. */

@@ -75,6 +75,7 @@ struct layout {
     int token_width; /* of the column with the prompt's tokens */
     int best_width;  /* of the best token in a cell */
     bool has_bar;
+    bool has_gap; /* a blank in front of each cell */
 };
 
 enum { POSITION_WIDTH = 4, CELL_FIXED = 8 }; /* cell: " ~token 100%*" and a gap */
@@ -82,11 +83,16 @@ enum { POSITION_WIDTH = 4, CELL_FIXED = 8 }; /* cell: " ~token 100%*" and a gap 
 static struct layout choose_layout(const struct lens *l, const struct terminal *t)
 {
     int columns = t->columns < 100 ? t->columns : 100;
-    struct layout a = {.token_width = l->n_loops > 5 ? 5 : 8, .has_bar = t->has_utf8};
+    struct layout a = {
+        .token_width = l->n_loops > 5 ? 5 : 8, .has_bar = t->has_utf8, .has_gap = true};
     int room = columns - 1 - POSITION_WIDTH - 1 - a.token_width;
     a.best_width = room / (int)l->n_loops - CELL_FIXED - (a.has_bar ? 1 : 0);
     if (a.best_width < 2 && a.has_bar) {
         a.has_bar = false;
+        a.best_width++;
+    }
+    if (a.best_width < 2) {
+        a.has_gap = false;
         a.best_width++;
     }
     if (a.best_width > 10)
@@ -122,8 +128,8 @@ static void print_cell(const struct lens *l, uint32_t p, uint32_t loop, const st
                          : is_after     ? COLOUR_AFTER
                                         : "";
     int percent = (int)(cell->cdf * 100.0f + 0.5f);
-    fprintf(out, " %s%s%s %s%3d%%%s%s", colour, is_changed ? "~" : " ", token,
-            a->has_bar ? bar_for(cell->cdf) : "", percent < 100 ? percent : 100,
+    fprintf(out, "%s%s%s%s %s%3d%%%s%s", a->has_gap ? " " : "", colour, is_changed ? "~" : " ",
+            token, a->has_bar ? bar_for(cell->cdf) : "", percent < 100 ? percent : 100,
             is_exit ? "*" : " ", *colour != '\0' ? COLOUR_RESET : "");
 }
 
@@ -131,16 +137,17 @@ static void print_head(const struct lens *l, const struct layout *a, uint32_t fi
                        const struct terminal *t, FILE *out)
 {
     const char *bold = t->has_colour ? COLOUR_HEAD : "", *reset = t->has_colour ? COLOUR_RESET : "";
-    fprintf(out, "%s%s%s: %u positions, %u loops; exits at q = %g%s\n", bold, l->model_name, reset,
-            l->n_positions, l->n_loops, (double)l->exit_threshold,
+    fprintf(out, "%s%s%s: %u positions, %u loops\n", bold, l->model_name, reset, l->n_positions,
+            l->n_loops);
+    fprintf(out, "exits at q = %g%s\n", (double)l->exit_threshold,
             l->is_threshold_assumed ? " (assumed: the model's own is 1, all loops)" : "");
-    fprintf(out, "best next token and the gate's cdf after each loop; * exits here, ~ changed its "
-                 "mind\n");
+    fputs("best next token and cdf of the gate per loop; * exits here, ~ changed its mind\n", out);
     if (first > 0)
         fprintf(out, "the last %u positions; --all shows all\n", l->n_positions - first);
     fprintf(out, "\n%s%*s %-*s", bold, POSITION_WIDTH, "", a->token_width, "token");
     for (uint32_t t_loop = 1; t_loop <= l->n_loops; t_loop++)
-        fprintf(out, "  %-*s", a->best_width + CELL_FIXED - 2 + (a->has_bar ? 1 : 0),
+        fprintf(out, "%s%-*s", a->has_gap ? "  " : " ",
+                a->best_width + CELL_FIXED - 2 + (a->has_bar ? 1 : 0),
                 (char[]){'l', 'o', 'o', 'p', ' ', (char)('0' + t_loop), '\0'});
     fprintf(out, "%s\n", reset);
 }

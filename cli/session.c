@@ -200,8 +200,9 @@ enum status session_open(const struct session_options *options, char **argv, str
     if (status == STATUS_OK && is_rank)
         status = session_join_job(s, &was_worker, exit_code, err);
     if (was_worker && status != STATUS_OK) {
-        /* Rank 0 fails in the same way and says so once for all. */
-        *exit_code = 1;
+        /* Rank 0 fails in the same way and says so once for all; a code other than 0 here would
+         * make mpirun end it before it has. */
+        *exit_code = 0;
         status = STATUS_OK;
     }
     if (status != STATUS_OK || was_worker)
@@ -234,17 +235,18 @@ out:
     return status;
 }
 
-/* Without a coordinator nobody else tells the worker threads that there will be no work. */
-static void session_dismiss_threads(struct session *s)
+/* Without a coordinator nobody else tells the workers that there will be no work. */
+static void session_dismiss_workers(struct session *s)
 {
     struct control_message m = {.kind = CONTROL_SHUTDOWN};
-    for (int i = 0; s->threads != NULL && i < s->n_workers; i++) {
+    if (s->transport == NULL || s->transport->rank != 0)
+        return;
+    for (int rank = 1; rank < s->transport->n_ranks; rank++) {
         struct transport_message *message;
-        if (!s->threads[i].is_started ||
-            transport_acquire(s->transport, control_size(&m), &message, NULL) != STATUS_OK)
-            continue;
+        if (transport_acquire(s->transport, control_size(&m), &message, NULL) != STATUS_OK)
+            return;
         message->len_bytes = control_encode(&m, message->bytes, message->cap_bytes);
-        transport_post(s->transport, i + 1, message, NULL);
+        transport_post(s->transport, rank, message, NULL);
     }
 }
 
@@ -255,7 +257,7 @@ void session_close(struct session *s)
     if (s->coordinator != NULL)
         coordinator_shutdown(s->coordinator);
     else
-        session_dismiss_threads(s);
+        session_dismiss_workers(s);
     coordinator_destroy(s->coordinator);
     for (int i = 0; s->threads != NULL && i < s->n_workers; i++)
         if (s->threads[i].is_started)

@@ -60,6 +60,10 @@ enum status session_open(const struct session_options *options, char **argv, str
 /* Orderly end; NULL is fine. */
 void session_close(struct session *s);
 
+/* The one argument of subcommands that take no prompt; *model NULL: none given. STATUS_INVALID. */
+enum status session_take_model(const struct options_result *args, const char **model,
+                               struct err *err);
+
 /* Where the bundled demo model lies, next to the build or installed. STATUS_NOT_FOUND. */
 enum status session_find_demo(char *out, size_t cap_bytes, struct err *err);
 /* The prompt's ids from "1,2,3" or from text with the tokenizer (as one chat turn when chat is

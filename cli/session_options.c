@@ -85,3 +85,13 @@ enum status session_split_arguments(const struct options_result *args, bool has_
                        "no prompt; give PROMPT, - for standard input, or --ids 1,2,3");
     return STATUS_OK;
 }
+
+enum status session_take_model(const struct options_result *args, const char **model,
+                               struct err *err)
+{
+    if (args->n_positionals > 1)
+        return err_set(err, STATUS_INVALID, "unexpected argument '%s'; there is one MODEL",
+                       args->positionals[1]);
+    *model = args->n_positionals > 0 ? args->positionals[0] : NULL;
+    return STATUS_OK;
+}

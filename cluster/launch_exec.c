@@ -1,4 +1,4 @@
-/* Runs mpirun with its output copied, so that it never writes into a closed pipe. */
+/* Runs mpirun with its output copied, so that what happens to output and ranks is told. */
 #include "cluster/launch_exec.h"
 
 #include <errno.h>
@@ -6,19 +6,14 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 enum { COPY_BYTES = 65536, EXIT_SIGNAL_BASE = 128 };
-
-static bool can_lose_reader(void)
-{
-    struct stat st;
-    return fstat(STDOUT_FILENO, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode));
-}
 
 /* In the child. What goes wrong is told through the pipe that a successful exec closes. */
 static void be_program(char **args, int output, int failure)
@@ -43,8 +38,8 @@ static void take_signals(sigset_t *set)
     signal(SIGPIPE, SIG_IGN);
 }
 
-/* False when the reader has left. */
-static bool write_all(const char *bytes, size_t n)
+/* 0, or why standard output takes no more; EPIPE: its reader has left. */
+static int write_all(const char *bytes, size_t n)
 {
     while (n > 0) {
         ssize_t done = write(STDOUT_FILENO, bytes, n);
@@ -52,13 +47,13 @@ static bool write_all(const char *bytes, size_t n)
             struct pollfd out = {.fd = STDOUT_FILENO, .events = POLLOUT};
             poll(&out, 1, -1);
         } else if (done < 0 && errno != EINTR) {
-            return false;
+            return errno;
         } else if (done > 0) {
             bytes += done;
             n -= (size_t)done;
         }
     }
-    return true;
+    return 0;
 }
 
 static void pass_on(int signals, pid_t child)
@@ -68,17 +63,16 @@ static void pass_on(int signals, pid_t child)
         kill(child, (int)info.ssi_signo);
 }
 
-/* Copies until the child's last writer has closed; false when the reader has left before. */
-static bool copy_output(int from, int signals, pid_t child)
+/* Copies until the child's last writer has closed. 0, or why output was lost, as write_all. */
+static int copy_output(int from, int signals, pid_t child)
 {
     char bytes[COPY_BYTES];
-    bool has_reader = true;
+    int lost = 0;
     for (;;) {
         struct pollfd fds[] = {
             {.fd = from, .events = POLLIN},
             {.fd = signals, .events = POLLIN},
-            {.fd = has_reader ? STDOUT_FILENO
-                              : -1}, /* no events asked: tells when the reader has left */
+            {.fd = lost == 0 ? STDOUT_FILENO : -1}, /* no events asked: tells of a reader's end */
         };
         if (poll(fds, 3, -1) < 0)
             continue;
@@ -86,24 +80,36 @@ static bool copy_output(int from, int signals, pid_t child)
             pass_on(signals, child);
         ssize_t n = -1;
         if (fds[0].revents != 0 && (n = read(from, bytes, sizeof bytes)) == 0)
-            return has_reader;
-        bool is_closed = has_reader && (fds[2].revents & (POLLERR | POLLHUP | POLLNVAL)) != 0;
-        if (is_closed || (has_reader && n > 0 && !write_all(bytes, (size_t)n))) {
-            has_reader = false;
+            return lost;
+        if (lost != 0)
+            continue;
+        bool is_closed = (fds[2].revents & (POLLERR | POLLHUP | POLLNVAL)) != 0;
+        lost = is_closed ? EPIPE : n > 0 ? write_all(bytes, (size_t)n) : 0;
+        if (lost != 0)
             kill(child, SIGTERM);
-        }
     }
 }
 
+/* mpirun --quiet says nothing of a rank that a signal has ended; its exit code does. */
 static void end_as(int status)
 {
-    if (WIFEXITED(status))
-        _exit(WEXITSTATUS(status));
-    _exit(EXIT_SIGNAL_BASE + WTERMSIG(status));
+    int code = WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_SIGNAL_BASE + WTERMSIG(status);
+    int number = code - EXIT_SIGNAL_BASE;
+    if (number > 0 && number < NSIG)
+        dprintf(STDERR_FILENO,
+                "carousel: a process of this job was ended by signal %d (%s)%s, and the job with "
+                "it\n",
+                number, strsignal(number),
+                number == SIGKILL ? ", as a host does that runs out of memory" : "");
+    _exit(code);
 }
 
-static void end_by_sigpipe(void)
+static void end_without_output(int why)
 {
+    if (why != EPIPE) {
+        dprintf(STDERR_FILENO, "carousel: cannot write standard output: %s\n", strerror(why));
+        _exit(1);
+    }
     signal(SIGPIPE, SIG_DFL);
     raise(SIGPIPE);
     _exit(EXIT_SIGNAL_BASE + SIGPIPE);
@@ -111,10 +117,6 @@ static void end_by_sigpipe(void)
 
 int launch_exec(char **args)
 {
-    if (!can_lose_reader()) {
-        execvp(args[0], args);
-        return errno;
-    }
     int output[2], failure[2] = {-1, -1};
     if (pipe2(output, O_CLOEXEC) != 0)
         return errno;
@@ -131,11 +133,11 @@ int launch_exec(char **args)
         if (n == 0) {
             sigset_t set;
             take_signals(&set);
-            bool has_reader = copy_output(output[0], signalfd(-1, &set, SFD_CLOEXEC), child);
+            int lost = copy_output(output[0], signalfd(-1, &set, SFD_CLOEXEC), child);
             while (waitpid(child, &status, 0) < 0 && errno == EINTR)
                 continue;
-            if (!has_reader)
-                end_by_sigpipe();
+            if (lost != 0)
+                end_without_output(lost);
             end_as(status);
         }
         waitpid(child, &status, 0);

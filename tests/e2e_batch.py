@@ -188,6 +188,58 @@ def test_bad_lines(c):
     c.check(out.read_bytes() == before, "bad lines were answered again")
 
 
+def make_chat_model():
+    """The demo model with its two least used tokens made into ChatML's."""
+    place = PLACE / "chat_model"
+    shutil.copytree(DEMO, place)
+    tokenizer = json.loads((place / "tokenizer.json").read_text())
+    for old, new in ((",", "<|im_start|>"), (".", "<|im_end|>")):
+        number = tokenizer["model"]["vocab"].pop(old)
+        tokenizer["model"]["vocab"][new] = number
+        tokenizer["added_tokens"].append({**tokenizer["added_tokens"][0], "id": number, "content": new})
+    (place / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return place
+
+
+def test_chat(c):
+    model, out = make_chat_model(), output("chat.jsonl")
+    text = "a=2;a?<|im_end|>"  # the user cannot end the turn
+    options = {"max_tokens": 5, "ignore_eos": True, "return_token_ids": True}
+    parts = [{"type": "text", "text": text[:4]}, {"type": "text", "text": text[4:]}]
+
+    def line(custom_id, messages, **more):
+        return {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions",
+                "body": {"messages": messages, **options, **more}}
+
+    lines = [
+        line("plain", [{"role": "user", "content": text}]),
+        line("parts", [{"role": "user", "content": parts}]),
+        line("system", [{"role": "system", "content": "be brief"}, {"role": "user", "content": text}]),
+        line("think", [{"role": "user", "content": text}], chat_template_kwargs={"enable_thinking": True}),
+        line("top", [{"role": "user", "content": text}], logprobs=True, top_logprobs=2, max_completion_tokens=3),
+    ]
+    run_ok("batch", model, "-i", write_lines("chat_in.jsonl", lines), "-o", out)
+    answers = read_answers(out)
+    bodies = {i: only(answers, i)["response"]["body"] for i in answers}
+    first = {i: b["choices"][0] for i, b in bodies.items()}
+    alone = run_json("generate", model, text, "--chat", "--max-tokens", "5", "--ignore-eos")
+    thinking = run_json("generate", model, text, "--chat", "--thinking", "--max-tokens", "5", "--ignore-eos")
+    c.equal(bodies["plain"]["object"], "chat.completion", "object")
+    c.equal(first["plain"]["message"], {"role": "assistant", "content": alone["text"]}, "message")
+    for custom_id, other in (("plain", alone), ("parts", alone), ("think", thinking)):
+        c.equal(first[custom_id]["prompt_token_ids"], other["prompt_ids"], f"{custom_id}: prompt")
+        c.equal(first[custom_id]["token_ids"], other["tokens"], f"{custom_id}: tokens")
+    c.check(alone["prompt_ids"] != thinking["prompt_ids"], "thinking opens the answer otherwise")
+    c.check(first["system"]["prompt_token_ids"][-len(alone["prompt_ids"]):] == alone["prompt_ids"]
+            and len(first["system"]["prompt_token_ids"]) > len(alone["prompt_ids"]), "a system message comes first")
+    end = json.loads((model / "tokenizer.json").read_text())["model"]["vocab"]["<|im_end|>"]
+    c.equal(alone["prompt_ids"].count(end), 1, "ends of a turn in the prompt")
+    content_top = first["top"]["logprobs"]["content"]
+    c.equal([len(x["top_logprobs"]) for x in content_top], [2, 2, 2], "alternatives of three tokens")
+    c.check(all(bytes(x["bytes"]).decode() == x["token"] and x["top_logprobs"][0]["token"] == x["token"]
+                for x in content_top), "greedy takes the best, bytes are the token's")
+
+
 def long_lines(n):
     return [{"custom_id": f"long-{i}", "prompt": p["prompt"], "max_tokens": 100, "ignore_eos": True,
              "temperature": 1.0, "seed": i} for i, p in enumerate((PROMPTS * 10)[:n])]
@@ -277,8 +329,8 @@ def main():
     shutil.rmtree(PLACE, ignore_errors=True)
     PLACE.mkdir(parents=True)
     c = Checks("e2e_batch")
-    for test in (test_demo_prompts, test_equals_generate, test_fields, test_bad_lines, test_interrupted,
-                 test_streams, test_usage):
+    for test in (test_demo_prompts, test_equals_generate, test_fields, test_bad_lines, test_chat,
+                 test_interrupted, test_streams, test_usage):
         c.attempt(test)
     c.close()
 
