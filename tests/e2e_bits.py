@@ -6,7 +6,7 @@ One base setting (1 worker in this process, 1 thread, one request at a time) giv
   - tokens and exit loops of 64 requests of mixed lengths, thresholds, temperatures and seeds (`bench engine`),
   - log-probabilities over the whole vocabulary of those tokens that 64 requests at once give (`batch`).
 Each axis is then varied alone, and some settings are drawn at random: workers and transport, concurrency, chunk
-size, eager and lazy prefill, threads, KV block size, batching rule, row budget. Every hash must be the same.
+size, eager and lazy prefill, threads, KV block size and memory, rings, batching rule, row budget. Every hash must be the same.
 
 The random settings come from the printed seed; E2E_SEED=N repeats them.
 """
@@ -30,6 +30,14 @@ AXES = {
     "concurrency": [64],
 }
 WORKERS = [1, 2, 3, 4, 6]
+MIXED = {
+    "two rings over MPI": {"workers": 4, "ring-size": 2, "transport": "mpi", "concurrency": 64},
+    "three rings of two": {"workers": 6, "ring-size": 2, "concurrency": 64},
+    "rings of one": {"workers": 3, "ring-size": 1, "concurrency": 64},
+    "KV memory for few": {"workers": 2, "kv-memory": "1200K", "concurrency": 64},
+    "one row a batch": {"workers": 3, "max-batch-rows": 1, "concurrency": 64},
+    "blocks of one, no patience": {"workers": 2, "block-size": 1, "wait-limit": 0.001, "concurrency": 64},
+}
 N_RANDOM = 8
 
 
@@ -43,6 +51,8 @@ def settings(rng):
             if (w, transport) != (1, "inproc"):
                 yield f"{w} workers, {transport}", {**BASE, "workers": w, "transport": transport,
                                                     "concurrency": 64}
+    for name, some in MIXED.items():
+        yield name, {**BASE, **some}
     for i in range(N_RANDOM):
         some = {axis: rng.choice([BASE[axis], *values]) for axis, values in AXES.items()}
         some.update(workers=rng.choice(WORKERS), transport=rng.choice(["mpi", "inproc"]))
