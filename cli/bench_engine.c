@@ -175,7 +175,10 @@ static void bench_release(struct bench_engine *b)
 static enum status bench_machine(const struct session *s, struct kernels_machine *out,
                                  struct err *err)
 {
-    struct kernels_options options = {.n_threads = s->options.n_threads};
+    int n_mates = s->transport->n_local_ranks - 1; /* rank 0 does not compute */
+    struct kernels_options options = {.n_threads = s->options.n_threads, .isa = s->options.isa};
+    if (options.n_threads == 0)
+        options.n_threads = n_mates > 0 && n_mates < host_n_cores() ? host_n_cores() / n_mates : 1;
     struct kernels *k;
     enum status status = kernels_create("cpu", &options, &k, err);
     if (status != STATUS_OK)

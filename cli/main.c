@@ -1,5 +1,6 @@
 /* The `carousel` program: finds the subcommand and hands it its arguments. */
 #include "cli/cli.h"
+#include "cluster/launch.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -40,7 +41,9 @@ int cli_fail(const char *name, const struct err *err)
 
 int cli_fail_usage(const char *name, const struct err *err)
 {
-    cli_fail(name, err);
+    /* All ranks of a job read the same command line: one of them says what is wrong with it. */
+    if (launch_rank() == 0)
+        cli_fail(name, err);
     return CLI_USAGE;
 }
 

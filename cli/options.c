@@ -1,6 +1,8 @@
 /* Parses options from one table: environment first, then the command line, each value checked. */
 #include "cli/options.h"
 
+#include "cluster/launch.h"
+
 #include <ctype.h>
 #include <errno.h>
 #include <math.h>
@@ -252,6 +254,8 @@ static void print_option(const struct option_spec *spec)
 void options_print_help(const char *usage, const struct option_group *groups, size_t n_groups,
                         const struct options_result *args)
 {
+    if (launch_rank() != 0)
+        return; /* rank 0 prints it */
     printf("%s\n", usage);
     bool is_cut = false;
     for (size_t g = 0; g < n_groups; g++)

@@ -298,8 +298,11 @@ enum status session_prompt_ids(const struct session *s, const char *ids_text, co
     }
     if (status != STATUS_OK)
         return status;
-    if (*n_ids == 0)
+    if (*n_ids == 0) {
+        free(*ids);
+        *ids = NULL;
         return err_set(err, STATUS_INVALID, "the prompt is empty; there is nothing to continue");
+    }
     for (size_t i = 0; i < *n_ids; i++)
         if ((*ids)[i] < 0 || (*ids)[i] >= s->checkpoint->config.vocab_size) {
             err_set(err, STATUS_INVALID, "token id %d at place %zu is outside the vocabulary 0..%d",

@@ -42,6 +42,20 @@ bool launch_is_rank(void)
     return launch_is_rank_in(from_environment, NULL);
 }
 
+int launch_rank(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK",
+                                        "SLURM_PROCID"};
+    if (!launch_is_rank())
+        return 0;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        const char *value = getenv(names[i]);
+        if (value != NULL)
+            return atoi(value);
+    }
+    return 0;
+}
+
 /* ---- become mpirun -------------------------------------------------------------------------- */
 
 static bool starts_with_any(const char *text, const char *const *prefixes)

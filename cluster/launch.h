@@ -19,13 +19,18 @@ bool launch_is_rank(void);
 bool launch_is_rank_in(const char *(*get)(const void *context, const char *name),
                        const void *context);
 
-/* Replaces this process by `mpirun -n n_ranks <this program> argv[1..]`, on this host, with the
- * settings small hosts need (root allowed, oversubscription allowed, no binding, loopback only).
- * Rank 0 reads the user's stdin; mpirun's exit code is that of the first rank that ends with other
- * than 0. The ranks' environment gets CAROUSEL_LAUNCHED=1 and, because they write into mpirun's
- * pipes, CAROUSEL_TTY_OUT=1 and CAROUSEL_TTY_ERR=1 where the user's stdout and stderr are
- * terminals, with CAROUSEL_COLUMNS. Returns only on failure: STATUS_INVALID below one rank,
- * STATUS_NOT_FOUND when there is no mpirun on PATH (the message says what to install), STATUS_IO.
+/* This process's rank by the launcher's environment, before MPI is up; 0 when it is no rank. What
+ * every rank would say alike (usage errors, help) is said by rank 0. */
+int launch_rank(void);
+
+/* Runs `mpirun -n n_ranks <this program> argv[1..]` on this host in place of this process
+ * (launch_exec.h says how), with the settings small hosts need (root allowed, oversubscription
+ * allowed, no binding, loopback only). Rank 0 reads the user's stdin; mpirun's exit code is that of
+ * the first rank that ends with other than 0. The ranks' environment gets CAROUSEL_LAUNCHED=1 and,
+ * because they write into mpirun's pipes, CAROUSEL_TTY_OUT=1 and CAROUSEL_TTY_ERR=1 where the
+ * user's stdout and stderr are terminals, with CAROUSEL_COLUMNS. Returns only on failure:
+ * STATUS_INVALID below one rank, STATUS_NOT_FOUND when there is no mpirun on PATH (the message says
+ * what to install), STATUS_IO.
  */
 enum status launch_mpirun(int n_ranks, char **argv, struct err *err);
 

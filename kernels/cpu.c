@@ -66,7 +66,7 @@ static enum status cpu_alloc(struct kernels *k, size_t len_bytes, bool zero,
 {
     (void)k;
     (void)zero; /* fresh pages are zero anyway */
-    void *data = cpu_memory_map(len_bytes);
+    void *data = cpu_memory_map_huge(len_bytes);
     if (data == NULL)
         return err_set(err, STATUS_NO_MEMORY, "the system has no room for a buffer of %zu bytes",
                        len_bytes);

@@ -18,19 +18,20 @@
 
 struct cpu_pool;
 
-/* thread 0 is the caller, 1 .. n_threads - 1 are the pool's own. */
-typedef void cpu_pool_work(void *context, int thread);
-
 enum status cpu_pool_create(int n_threads, bool may_spin, struct cpu_pool **out, struct err *err);
 void cpu_pool_destroy(struct cpu_pool *pool); /* NULL is fine */
-/* Runs work(context, t) on threads 0 .. n_threads - 1 of the pool and returns when all are done. */
-void cpu_pool_run(struct cpu_pool *pool, cpu_pool_work *work, void *context);
+/* Runs work(context, t) for t in 0 .. n_threads - 1, each on a thread of its own (0 is the caller),
+ * and returns when all are done. */
+void cpu_pool_run(struct cpu_pool *pool, void (*work)(void *context, int thread), void *context);
 
 /* ---- memory (cpu_memory.c) --------------------------------------------------------------------
  */
 
 /* Zeroed pages, 64-byte aligned; large areas are not touched, so reserving them costs no memory. */
 void *cpu_memory_map(size_t len_bytes);
+/* The same from huge pages where there are any. */
+enum { CPU_HUGE_PAGE_BYTES = 2 * 1024 * 1024 };
+void *cpu_memory_map_huge(size_t len_bytes);
 void cpu_memory_unmap(void *data, size_t len_bytes);
 
 /* A scratch area that only grows. */
@@ -49,6 +50,8 @@ enum {
     CPU_OUT_BLOCK =
         48, /* outputs of a piece of linear: a multiple of every tile's width and of the lanes */
     CPU_TILE_ROWS = 12, /* most rows of a register tile */
+    CPU_TILE_AHEAD =
+        32, /* entries past the columns of a tile: what it may prefetch and round up to */
     CPU_GROUP_MAX = 32, /* elements of k that one step takes: twice the lanes of the widest level */
 };
 
@@ -89,9 +92,9 @@ struct cpu_level {
     int lanes;
     /* Widens n elements; src may be unaligned. */
     void (*widen)(float *dst, const void *src, enum dtype dtype, size_t n);
-    /* x [k] into the order in which linear_piece reads it for this weight dtype, zero-padded to
-     * cpu_packed_len(k). */
-    void (*pack_row)(float *packed, const float *x, int k, enum dtype dtype);
+    /* x [n, k] into the order in which linear_piece reads it for this weight dtype;
+     * n * cpu_packed_len(k) floats. */
+    void (*linear_pack)(float *packed, const float *x, int n, int k, enum dtype dtype);
     void (*linear_piece)(const struct cpu_linear_piece *piece);
     void (*attention_piece)(const struct cpu_attention_piece *piece);
     /* y = x * gain / sqrt(mean(x^2) + eps); y may be x. */
@@ -116,6 +119,15 @@ static inline size_t cpu_packed_len(int k)
 {
     return ((size_t)k + CPU_GROUP_MAX - 1) / CPU_GROUP_MAX * CPU_GROUP_MAX;
 }
+/* n rows are cut into tiles of at most `most`, as even as possible: the rows of the tile that
+ * begins at `row`. */
+static inline int cpu_tile_rows(int n, int row, int most)
+{
+    int n_tiles = (n + most - 1) / most;
+    int size = n / n_tiles, n_larger = n % n_tiles; /* the first n_larger have one more */
+    return row < n_larger * (size + 1) ? size + 1 : size;
+}
+
 size_t cpu_attention_scratch_floats(int head_dim, int n_positions);
 
 /* The level of that name ("auto" or NULL: the best this CPU runs). */

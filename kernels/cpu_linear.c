@@ -39,7 +39,7 @@ static int linear_row_block(int n, int k)
 }
 
 /* The piece of that index: row blocks outermost, so that one block of rows stays in the cache. */
-static void linear_piece_at(const struct linear_run *run, int index, struct cpu_linear_piece *piece)
+static struct cpu_linear_piece linear_piece_at(const struct linear_run *run, int index)
 {
     int row = index / run->n_out_blocks * run->row_block;
     int block = index % run->n_out_blocks, job = 0;
@@ -48,31 +48,33 @@ static void linear_piece_at(const struct linear_run *run, int index, struct cpu_
     const struct kernels_weight *w = run->w[job];
     const int first = block * CPU_OUT_BLOCK;
     const size_t stride = cpu_packed_len(run->k);
-    piece->w =
-        (const unsigned char *)w->data + (size_t)first * (size_t)run->k * dtype_bytes(w->dtype);
-    piece->dtype = w->dtype;
-    piece->k = run->k;
-    piece->n_out = w->rows - first < CPU_OUT_BLOCK ? w->rows - first : CPU_OUT_BLOCK;
-    piece->n = run->n - row < run->row_block ? run->n - row : run->row_block;
-    piece->x = run->packed[w->dtype == DTYPE_BF16] + (size_t)row * stride;
-    piece->x_stride = stride;
-    piece->y = run->y[job] + (size_t)row * (size_t)w->rows + first;
-    piece->y_stride = (size_t)w->rows;
-    piece->next = NULL;
+    return (struct cpu_linear_piece){
+        .w =
+            (const unsigned char *)w->data + (size_t)first * (size_t)run->k * dtype_bytes(w->dtype),
+        .dtype = w->dtype,
+        .k = run->k,
+        .n_out = w->rows - first < CPU_OUT_BLOCK ? w->rows - first : CPU_OUT_BLOCK,
+        .n = run->n - row < run->row_block ? run->n - row : run->row_block,
+        .x = run->packed[w->dtype == DTYPE_BF16] + (size_t)row * stride,
+        .y = run->y[job] + (size_t)row * (size_t)w->rows + first,
+        .y_stride = (size_t)w->rows,
+    };
 }
 
 static void linear_work(void *context, int thread)
 {
     struct linear_run *run = context;
     const int n_pieces = run->n_row_blocks * run->n_out_blocks;
-    struct cpu_linear_piece piece;
-    piece.sums = run->cpu->threads[thread].data;
-    for (;;) {
-        int at = atomic_fetch_add_explicit(&run->next, 1, memory_order_relaxed);
-        if (at >= n_pieces)
-            return;
-        linear_piece_at(run, at, &piece);
+    int at = atomic_fetch_add_explicit(&run->next, 1, memory_order_relaxed);
+    while (at < n_pieces) {
+        /* The next piece is taken before this one is done, so that its weights can be fetched. */
+        int after = atomic_fetch_add_explicit(&run->next, 1, memory_order_relaxed);
+        struct cpu_linear_piece piece = linear_piece_at(run, at);
+        if (after < n_pieces)
+            piece.next = linear_piece_at(run, after).w;
+        piece.sums = run->cpu->threads[thread].data;
         run->cpu->level->linear_piece(&piece);
+        at = after;
     }
 }
 
@@ -93,9 +95,11 @@ static enum status linear_pack(struct cpu_backend *cpu, struct linear_run *run, 
         run->packed[order] = at;
         if (!has[order])
             continue;
-        for (int i = 0; i < run->n; i++)
-            cpu->level->pack_row(at + (size_t)i * stride, x + (size_t)i * (size_t)run->k, run->k,
-                                 order == 1 ? DTYPE_BF16 : DTYPE_F32);
+        for (int row = 0; row < run->n; row += run->row_block) {
+            int n = run->n - row < run->row_block ? run->n - row : run->row_block;
+            cpu->level->linear_pack(at + (size_t)row * stride, x + (size_t)row * (size_t)run->k, n,
+                                    run->k, order == 1 ? DTYPE_BF16 : DTYPE_F32);
+        }
         at += area;
     }
     return STATUS_OK;
@@ -106,10 +110,10 @@ enum status cpu_linear(struct kernels_stream *s, float *const *y, const float *x
 {
     struct cpu_backend *cpu = cpu_backend_of(s);
     struct linear_run run = {.cpu = cpu, .y = y, .w = w, .n_jobs = n_jobs, .n = n, .k = w[0]->cols};
+    run.row_block = linear_row_block(n, run.k);
     enum status st = linear_pack(cpu, &run, x, err);
     if (st != STATUS_OK)
         return st;
-    run.row_block = linear_row_block(n, run.k);
     run.n_row_blocks = (n + run.row_block - 1) / run.row_block;
     for (int j = 0; j < n_jobs; j++)
         run.n_out_blocks += out_blocks(w[j]);

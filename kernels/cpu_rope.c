@@ -115,7 +115,7 @@ enum {
 };
 
 static void rope_run(struct cpu_backend *cpu, struct rope_run *run, size_t n_elements,
-                     cpu_pool_work *work)
+                     void (*work)(void *context, int thread))
 {
     run->n_threads = n_elements < ROPE_MIN_PARALLEL ? 1 : cpu->base.n_threads;
     if (run->n_threads == 1)

@@ -32,6 +32,12 @@ static inline struct vec vec_load(const void *p)
 {
     return (struct vec){_mm512_loadu_ps(p)};
 }
+/* Keeps a loaded vector in a register: folded into each use it would be loaded once per use. */
+static inline struct vec vec_pin(struct vec a)
+{
+    __asm__("" : "+v"(a.v));
+    return a;
+}
 static inline void vec_store(float *p, struct vec a)
 {
     _mm512_storeu_ps(p, a.v);
@@ -95,14 +101,14 @@ static inline float vec_largest(struct vec a)
     return _mm512_reduce_max_ps(a.v);
 }
 
-/* out[i] = sum of the lanes of tile[i], for VEC_LANES vectors: four levels of pairwise sums, in
- * which each level halves both the vectors and the lanes of a sum. */
-static inline struct vec vec_reduce_tile(const float *tile)
+/* out[i] = sum of the lanes of the vector at tile + stride * i, for VEC_LANES vectors: levels of
+ * pairwise sums, in which each level halves both the vectors and the lanes of a sum. */
+static inline struct vec vec_reduce_tile(const float *tile, size_t stride)
 {
     __m512 a[16];
 #pragma GCC unroll 16
     for (int i = 0; i < 16; i++)
-        a[i] = _mm512_loadu_ps(tile + 16 * i);
+        a[i] = _mm512_loadu_ps(tile + stride * (size_t)i);
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++)
         a[i] = _mm512_add_ps(_mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]),
@@ -142,6 +148,11 @@ static inline struct vec vec_set1(float f)
 static inline struct vec vec_load(const void *p)
 {
     return (struct vec){_mm256_loadu_ps(p)};
+}
+static inline struct vec vec_pin(struct vec a)
+{
+    __asm__("" : "+x"(a.v));
+    return a;
 }
 static inline void vec_store(float *p, struct vec a)
 {
@@ -205,12 +216,12 @@ static inline float vec_largest(struct vec a)
     return _mm_cvtss_f32(_mm_max_ss(m, _mm_shuffle_ps(m, m, 1)));
 }
 
-static inline struct vec vec_reduce_tile(const float *tile)
+static inline struct vec vec_reduce_tile(const float *tile, size_t stride)
 {
     __m256 a[8];
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++)
-        a[i] = _mm256_loadu_ps(tile + 8 * i);
+        a[i] = _mm256_loadu_ps(tile + stride * (size_t)i);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++)
         a[i] = _mm256_add_ps(_mm256_unpacklo_ps(a[2 * i], a[2 * i + 1]),
@@ -249,6 +260,10 @@ static inline struct vec vec_load(const void *p)
 {
     struct vec a;
     memcpy(a.v, p, sizeof a.v);
+    return a;
+}
+static inline struct vec vec_pin(struct vec a)
+{
     return a;
 }
 static inline void vec_store(float *p, struct vec a)
@@ -350,11 +365,11 @@ static inline float vec_largest(struct vec a)
         m = a.v[i] > m ? a.v[i] : m;
     return m;
 }
-static inline struct vec vec_reduce_tile(const float *tile)
+static inline struct vec vec_reduce_tile(const float *tile, size_t stride)
 {
     struct vec out;
     for (int i = 0; i < VEC_LANES; i++) {
-        const float *a = tile + (size_t)VEC_LANES * i;
+        const float *a = tile + stride * (size_t)i;
         float low = (a[0] + a[2]) + (a[1] + a[3]);
         float high = (a[4] + a[6]) + (a[5] + a[7]);
         out.v[i] = low + high;

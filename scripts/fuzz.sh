@@ -20,7 +20,7 @@ seed() { # target name, corpus directory
     fuzz_config) cp $demo/config.json "$corpus/demo.json" ;;
     fuzz_tokenizer*) cp $demo/tokenizer.json "$corpus/demo.json" ;;
     fuzz_batch*) head -n 4 $demo/prompts.jsonl >"$corpus/demo.jsonl"
-        printf '%s\n' '{"custom_id":"a","method":"POST","url":"/v1/completions","body":{"prompt":"f>w;f>","max_tokens":2,"temperature":0.5,"loops":{"exit":"exact","threshold":0.5}}}' >"$corpus/openai.jsonl" ;;
+        printf '%s\n' '{"custom_id":"a","method":"POST","url":"/v1/completions","body":{"prompt":"f>w;f>","max_tokens":2,"temperature":0.5,"loops":{"mode":"exact","exit_threshold":0.5}}}' >"$corpus/openai.jsonl" ;;
     fuzz_safetensors) # the header of a real file with the first bytes of its data
         head -c 8192 $demo/model.safetensors >"$corpus/demo.safetensors"
         printf '\x50\0\0\0\0\0\0\0{"a":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]}}                        12345678' \
