@@ -1,7 +1,11 @@
 /* Chooses the instruction-set level: the best this CPU runs, or the one asked for by name. */
 #include "kernels/cpu_backend.h"
 
+#include <stdbool.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 /* Ascending: a CPU that runs one runs those before it. */
 static const struct cpu_level *const cpu_levels[] = {
@@ -20,9 +24,11 @@ static int cpu_best_level(void)
 {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    /* The compiler's test includes whether the operating system saves the wide registers. */
-    if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-          __builtin_cpu_supports("f16c")))
+    /* The compiler's test includes whether the operating system saves the wide registers. Not all
+     * compilers know f16c by name. */
+    unsigned eax, ebx, ecx = 0, edx;
+    bool has_f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C) != 0;
+    if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c))
         return 0;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))

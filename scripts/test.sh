@@ -9,9 +9,6 @@ logs=build/test
 mkdir -p "$logs"
 # Started by make: a make below us shall not join its job server nor inherit its variables by accident.
 unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
-export ASAN_OPTIONS="detect_leaks=1:strict_string_checks=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
-export UBSAN_OPTIONS="halt_on_error=1:print_stacktrace=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}"
-export TSAN_OPTIONS="halt_on_error=1:second_deadlock_stack=1${TSAN_OPTIONS:+:$TSAN_OPTIONS}"
 FUZZ_SECONDS=${FUZZ_SECONDS:-5}
 jobs=-j$(nproc)
 words=("$@")
