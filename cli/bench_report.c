@@ -1,6 +1,8 @@
 /* Gathers the figures of `bench engine` and prints them, as a table or as JSON. */
 #include "cli/bench_report.h"
 
+#include "proto/fnv.h"
+
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -49,16 +51,14 @@ void bench_measure_begin(struct bench_measure *m)
 
 static uint64_t hash_word(uint64_t hash, uint64_t word)
 {
-    for (int i = 0; i < 8; i++)
-        hash = (hash ^ ((word >> (8 * i)) & 0xff)) * 0x100000001b3u;
-    return hash;
+    return fnv_bytes(hash, &word, sizeof word);
 }
 
 void bench_measure_request(struct bench_measure *m, uint32_t index,
                            const struct completion_end *end, const int32_t *tokens,
                            const uint8_t *exits, uint32_t n_tokens)
 {
-    uint64_t hash = hash_word(0xcbf29ce484222325u, index);
+    uint64_t hash = hash_word(FNV_START, index);
     for (uint32_t i = 0; i < n_tokens; i++) {
         hash = hash_word(hash, (uint64_t)(uint32_t)tokens[i] << 8 | exits[i]);
         if (exits[i] <= SEQUENCE_MAX_LOOPS)

@@ -63,7 +63,6 @@ struct cpu_linear_piece {
     int n_out;       /* 1 .. CPU_OUT_BLOCK */
     int n;           /* rows */
     const float *x;  /* packed by pack_row for this dtype */
-    size_t x_stride; /* floats between packed rows */
     float *y;
     size_t y_stride;
     float *sums;               /* scratch: n * CPU_OUT_BLOCK * lanes floats */

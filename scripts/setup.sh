@@ -8,6 +8,7 @@ want() { # package, then a command that succeeds when it is there
 }
 header() { printf '#include <%s>\n' "$1" | ${CC:-cc} -E -x c - ; }
 want gcc cc --version
+want libc6-dev header stdlib.h
 want make make --version
 want pkg-config pkg-config --version
 want openmpi-bin mpirun --version
