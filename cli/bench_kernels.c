@@ -4,6 +4,7 @@
 
 #include "cli/cli.h"
 #include "cli/options.h"
+#include "cli/sorted.h"
 #include "kernels/kernels.h"
 
 #include <stdio.h>
@@ -59,12 +60,6 @@ static double bench_now_s(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
 }
 
 static void print_head(const struct bench *b, struct kernels *k, const struct kernels_machine *m)
@@ -141,7 +136,7 @@ static enum status bench_linear(struct bench *b, struct kernels_stream *s,
         else
             took[i] = seconds;
     }
-    qsort(took, (size_t)n_repeats, sizeof took[0], compare_doubles);
+    sorted_doubles(took, (size_t)n_repeats);
     r->seconds = took[n_repeats / 2];
     r->best_seconds = took[0];
     r->flops = 2.0 * (double)r->rows * shape->n_in * shape->n_out * shape->n_jobs;
@@ -194,7 +189,7 @@ static enum status bench_attention(struct bench *b, struct kernels *k, struct ke
         else
             took[i] = bench_now_s() - start;
     }
-    qsort(took, (size_t)n_repeats, sizeof took[0], compare_doubles);
+    sorted_doubles(took, (size_t)n_repeats);
     r->seconds = took[n_repeats / 2];
     r->best_seconds = took[0];
     r->flops = 4.0 * sequences * ATTENTION_CONTEXT * HEADS * D;
@@ -293,10 +288,11 @@ static bool parse_rows(struct bench *b, const char *text)
 }
 
 static const char usage[] =
+
     "usage: carousel bench kernels [options]\n"
-    "Linear layers of the Ouro-1.4B block (bf16 weights, fp32 activations) and decode attention "
-    "at\n"
-    "4096 positions, beside the multiply-add peak and read bandwidth of the same run.";
+    "Linear layers of the Ouro-1.4B block (bf16 weights, fp32 activations) and decode\n"
+    "attention at 4096 positions, beside the multiply-add peak and read bandwidth of\n"
+    "the same run.";
 
 /* -1: go on; otherwise the exit code. */
 static int bench_parse(struct bench *b, int argc, char **argv)

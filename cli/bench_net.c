@@ -40,10 +40,11 @@ struct result {
 };
 
 static const char usage[] =
+
     "usage: carousel bench net [options]\n"
-    "Ping-pong between ranks 0 and 1 for each frame size: raw MPI that never sleeps, the "
-    "transport\n"
-    "as the drivers use it, the same after a pause (cold), and streaming one way.";
+    "Ping-pong between ranks 0 and 1 for each frame size: raw MPI that never sleeps,\n"
+    "the transport as the drivers use it, the same after a pause (cold), and\n"
+    "streaming one way.";
 
 /* ---- options -------------------------------------------------------------------------------- */
 
@@ -85,7 +86,7 @@ static enum status parse_options(int argc, char **argv, struct bench *b, bool *i
         {"sizes", 0, OPTION_STRING, &sizes, "LIST", NULL, 0, 0,
          "bytes, with k or m (default 64,1k,8k,64k,1m,4m)", NULL},
         {"iterations", 0, OPTION_INT, &b->n_iterations, "N", NULL, 1, MAX_ITERATIONS,
-         "round trips a size, fewer for long ones (default 1000)", NULL},
+         "round trips a size (default 1000)", NULL},
         {"transport", 0, OPTION_CHOICE, &transport, NULL, "mpi|inproc", 0, 0,
          "mpi (default) starts mpirun by itself", NULL},
         {"json", 0, OPTION_FLAG, &b->is_json, NULL, NULL, 0, 0, "print one JSON object", NULL},

@@ -1,5 +1,6 @@
 /* Gathers the figures of `bench engine` and prints them, as a table or as JSON. */
 #include "cli/bench_report.h"
+#include "cli/sorted.h"
 
 #include "proto/fnv.h"
 
@@ -79,12 +80,6 @@ void bench_measure_request(struct bench_measure *m, uint32_t index,
     m->n++;
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* The quantile of the finite values; 0 when there are none. */
 static double quantile(const double *values, uint32_t n, double q)
 {
@@ -95,7 +90,7 @@ static double quantile(const double *values, uint32_t n, double q)
             sorted[kept++] = values[i];
     double result = 0;
     if (kept > 0) {
-        qsort(sorted, kept, sizeof *sorted, compare_doubles);
+        sorted_doubles(sorted, kept);
         result = sorted[(uint32_t)(q * (kept - 1) + 0.5)];
     }
     free(sorted);

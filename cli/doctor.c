@@ -13,10 +13,11 @@
 #include <sys/resource.h>
 
 static const char usage[] =
+
     "usage: carousel doctor [MODEL]\n"
-    "Shows what this machine offers and runs a self-test: the same prompts, alone and together, in "
-    "other\n"
-    "chunks, on more workers and threads, at every instruction set level, must give the same bits.";
+    "Shows what this machine offers and runs a self-test: the same prompts, alone and\n"
+    "together, in other chunks, on more workers and threads, at every instruction set\n"
+    "level, must give the same bits.";
 
 /* One way to run the same prompts. */
 struct doctor_run {
@@ -170,7 +171,8 @@ static void print_limit(const char *name, int resource)
     if (limit.rlim_cur == RLIM_INFINITY)
         printf("  %-22s unlimited\n", name);
     else
-        printf("  %-22s %llu\n", name, (unsigned long long)limit.rlim_cur);
+        printf("  %-22s %llu%s\n", name, (unsigned long long)limit.rlim_cur,
+               resource == RLIMIT_NOFILE ? "" : " bytes");
 }
 
 static void print_machine(void)

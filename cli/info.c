@@ -13,8 +13,10 @@
 #include <string.h>
 
 static const char usage[] =
+
     "usage: carousel info [MODEL] [options]\n"
-    "Prints dimensions, parameters, bytes, KV per token, and what fits in this host's memory.";
+    "Prints dimensions, parameters, bytes, KV per token, and what fits in this host's\n"
+    "memory.";
 
 /* "2.869 GB", "453.6 kB": decimal units, as disks and links are sold. */
 static const char *human_bytes(double bytes, char *out, size_t cap_bytes)

@@ -10,7 +10,7 @@ from e2e_lib import DEMO, ROOT, WORK, Checks, reference, run, run_command, run_j
 
 SUBCOMMANDS = (["generate"], ["batch"], ["lens"], ["bench"], ["bench", "kernels"], ["bench", "net"],
                ["bench", "engine"], ["info"], ["doctor"])
-MOST_LINES, MOST_COLUMNS = 40, 100
+MOST_LINES, MOST_COLUMNS = 36, 80
 
 
 def info_counts(c):
