@@ -320,7 +320,7 @@ static void bench_usage(FILE *to)
           "\n"
           "  --json        one JSON array instead of tables\n"
           "  --threads N   compute threads (default: 1, then all cores)\n"
-          "  --isa NAME    auto, portable, avx2 or avx512 (default: auto)\n"
+          "  --isa NAME    auto, portable, avx2, avx512 or amx (default: auto)\n"
           "  --rows LIST   row counts (default: 1,2,4,8,16,32,64,256)\n"
           "  --quick       half the memory, fewer repeats\n",
           to);
