@@ -90,6 +90,8 @@ struct cpu_attention_piece {
 struct cpu_linear {
     int out_block; /* outputs of a piece */
     int row_step;  /* rows that pack tightest together */
+    /* Of the packed rows that share one reading of the weights: they must stay in L2. */
+    size_t x_bytes;
     /* Of n rows of k, and of the sums of a piece of n rows. */
     size_t (*packed_floats)(int n, int k);
     size_t (*scratch_floats)(int n);

@@ -6,8 +6,7 @@
 #include <stdlib.h>
 
 enum {
-    /* Rows that share one reading of the weights: their packed x must stay in L2. */
-    LINEAR_X_BYTES = 1024 * 1024,
+    /* Rows that share one reading of the weights. */
     LINEAR_MAX_ROWS = 96,
 };
 
@@ -39,8 +38,8 @@ static int linear_row_block(const struct cpu_linear *method, int n, int k)
     const int step = method->row_step;
     size_t step_bytes = method->packed_floats(step, k) * sizeof(float);
     int most = LINEAR_MAX_ROWS / step;
-    if (LINEAR_X_BYTES / step_bytes < (size_t)most)
-        most = (int)(LINEAR_X_BYTES / step_bytes);
+    if (method->x_bytes / step_bytes < (size_t)most)
+        most = (int)(method->x_bytes / step_bytes);
     most = (most < 1 ? 1 : most) * step;
     int n_blocks = (n + most - 1) / most;
     return (n + n_blocks - 1) / n_blocks;

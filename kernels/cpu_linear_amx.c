@@ -17,9 +17,6 @@ enum {
     AMX_TERMS = 3,
     AMX_TILE_BYTES = 1024,
     AMX_TILE_FLOATS = 256,
-    /* Steps whose weights are copied side by side (32 KiB), to be read from L1 for all columns
-     * but the first two tiles: rows of 4096 bytes would share one set of it. */
-    AMX_BLOCK_STEPS = 16,
 };
 
 /* Groups of 16 rows take three tiles, the last rows as few as hold their three terms. */
@@ -45,7 +42,7 @@ static size_t amx_packed_floats(int n, int k)
 
 static size_t amx_scratch_floats(int n)
 {
-    return (size_t)(amx_tiles(n) + AMX_BLOCK_STEPS) * 2 * AMX_TILE_FLOATS;
+    return (size_t)amx_tiles(n) * 2 * AMX_TILE_FLOATS;
 }
 
 /* ---- packing x --------------------------------------------------------------------------------
@@ -165,7 +162,7 @@ static void amx_configure(int n_out)
         config.row_bytes[i] = 64;
         config.rows[i] = (uint8_t)(i >= 6 ? 16 : i == 2 || i == 3 || i == 5 ? second : first);
     }
-    /* gcc believes that only the first bytes of it are read. */
+    /* gcc believes that only the first bytes of it are read, and that tiles do not read memory. */
     __asm__ volatile("" : : "r"(&config) : "memory");
     _tile_loadconfig(&config);
 }
@@ -176,53 +173,28 @@ struct amx_ahead {
     int lines;
 };
 
-/* One block of steps of two tiles of weights against two tiles of columns. */
+/* One or two tiles of outputs against one or two of columns, over all of k. */
 struct amx_block {
     const unsigned char *w;
     size_t row_bytes;
-    const unsigned char *tail; /* the step of index n_whole, padded; rows 64 bytes apart */
-    int n_whole;               /* steps of this block that lie whole in w */
-    int n_steps;               /* of this block: n_whole, or one more */
+    const unsigned char *tail; /* what the last step reads instead when k ends inside it */
+    int n_whole, n_steps;      /* steps that lie whole in w; all */
     const float *x;
-    float *sums; /* tiles: columns 0 and 1 of the first outputs at 0 and 2, of the others at 1, 3 */
-    float *panel; /* copies of the weights, first and other outputs of a step side by side */
-    bool is_first;
+    float *sums; /* tiles: of the first column tile for both tiles of outputs, of the second */
 };
 
-enum amx_source { AMX_IN_PLACE, AMX_COPY, AMX_PANEL };
-
-static inline __attribute__((always_inline)) void amx_steps_run(const struct amx_block *b,
-                                                                struct amx_ahead *ahead,
-                                                                const int outs, const int cols,
-                                                                const enum amx_source source)
+static inline __attribute__((always_inline)) void
+amx_block_run(const struct amx_block *b, struct amx_ahead *ahead, const int outs, const int cols)
 {
-    if (b->is_first) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-    } else {
-        _tile_loadd(0, b->sums, 64);
-        if (outs == 2)
-            _tile_loadd(2, b->sums + AMX_TILE_FLOATS, 64);
-        if (cols == 2)
-            _tile_loadd(1, b->sums + 2 * AMX_TILE_FLOATS, 64);
-        if (outs == 2 && cols == 2)
-            _tile_loadd(3, b->sums + 3 * AMX_TILE_FLOATS, 64);
-    }
     const float *x = b->x;
-    float *panel = b->panel;
     uintptr_t far = ahead->at;
-    for (int s = 0; s < b->n_steps; s++) {
-        const unsigned char *w = b->w + (size_t)s * 64;
-        size_t stride = b->row_bytes;
-        if (source == AMX_PANEL) {
-            w = (const unsigned char *)panel;
-            stride = 64;
-        } else if (s == b->n_whole) {
-            w = b->tail;
-            stride = 64;
-        }
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int s = 0; s < b->n_steps; s++, x += cols * AMX_TILE_FLOATS) {
+        const unsigned char *w = s < b->n_whole ? b->w + (size_t)s * 64 : b->tail;
+        const size_t stride = s < b->n_whole ? b->row_bytes : 64;
         _tile_loadd(4, w, stride);
         _tile_loadd(6, x, 64);
         _tile_dpbf16ps(0, 4, 6);
@@ -236,13 +208,6 @@ static inline __attribute__((always_inline)) void amx_steps_run(const struct amx
             if (cols == 2)
                 _tile_dpbf16ps(3, 5, 7);
         }
-        if (source == AMX_COPY) {
-            _tile_stored(4, panel, 64);
-            if (outs == 2)
-                _tile_stored(5, panel + AMX_TILE_FLOATS, 64);
-        }
-        x += cols * AMX_TILE_FLOATS;
-        panel += 2 * AMX_TILE_FLOATS;
         if (far < ahead->end) {
             for (int i = 0; i < ahead->lines; i++, far += 64)
                 __builtin_prefetch((const void *)far, 0, 2);
@@ -256,34 +221,6 @@ static inline __attribute__((always_inline)) void amx_steps_run(const struct amx
         _tile_stored(1, b->sums + 2 * AMX_TILE_FLOATS, 64);
     if (outs == 2 && cols == 2)
         _tile_stored(3, b->sums + 3 * AMX_TILE_FLOATS, 64);
-}
-
-static void amx_steps_22(const struct amx_block *b, struct amx_ahead *ahead, enum amx_source source)
-{
-    if (source == AMX_PANEL)
-        amx_steps_run(b, ahead, 2, 2, AMX_PANEL);
-    else if (source == AMX_COPY)
-        amx_steps_run(b, ahead, 2, 2, AMX_COPY);
-    else
-        amx_steps_run(b, ahead, 2, 2, AMX_IN_PLACE);
-}
-
-static void amx_steps_21(const struct amx_block *b, struct amx_ahead *ahead, enum amx_source source)
-{
-    if (source == AMX_PANEL)
-        amx_steps_run(b, ahead, 2, 1, AMX_PANEL);
-    else
-        amx_steps_run(b, ahead, 2, 1, AMX_IN_PLACE);
-}
-
-static void amx_steps_12(const struct amx_block *b, struct amx_ahead *ahead)
-{
-    amx_steps_run(b, ahead, 1, 2, AMX_IN_PLACE);
-}
-
-static void amx_steps_11(const struct amx_block *b, struct amx_ahead *ahead)
-{
-    amx_steps_run(b, ahead, 1, 1, AMX_IN_PLACE);
 }
 
 /* ---- a piece ----------------------------------------------------------------------------------
@@ -314,51 +251,42 @@ static void amx_finish(const struct cpu_linear_piece *p, const float *sums, int 
 
 static void amx_piece(const struct cpu_linear_piece *p)
 {
-    const size_t row_bytes = (size_t)p->k * 2;
-    const int n_whole = p->k / AMX_STEP, n_steps = amx_steps(p->k), n_tiles = amx_tiles(p->n);
-    const int n_pairs = (n_tiles + 1) / 2;
-    float *sums = p->sums, *panel = sums + (size_t)n_tiles * 2 * AMX_TILE_FLOATS;
+    const int n_tiles = amx_tiles(p->n), n_pairs = (n_tiles + 1) / 2;
     unsigned char tail[AMX_OUT][64];
-    if (n_steps > n_whole) {
-        size_t used = (size_t)(p->k - n_whole * AMX_STEP) * 2;
+    struct amx_block b = {.w = p->w,
+                          .row_bytes = (size_t)p->k * 2,
+                          .tail = tail[0],
+                          .n_whole = p->k / AMX_STEP,
+                          .n_steps = amx_steps(p->k)};
+    if (b.n_steps > b.n_whole) {
+        size_t used = (size_t)(p->k % AMX_STEP) * 2;
         memset(tail, 0, sizeof tail);
         for (int o = 0; o < p->n_out; o++)
-            memcpy(tail[o], p->w + (size_t)(o + 1) * row_bytes - used, used);
+            memcpy(tail[o], p->w + (size_t)(o + 1) * b.row_bytes - used, used);
     }
-    amx_configure(p->n_out);
     struct amx_ahead ahead = {.lines = (AMX_OUT + n_pairs - 1) / n_pairs};
     if (p->next != NULL) {
         ahead.at = (uintptr_t)p->next;
-        ahead.end = ahead.at + AMX_OUT * row_bytes;
+        ahead.end = ahead.at + AMX_OUT * b.row_bytes;
     }
-    /* Blocks only serve the cache: sums are stored and taken up again unchanged. */
-    const int block = p->n_out > 16 && n_pairs > 1 ? AMX_BLOCK_STEPS : n_steps;
-    for (int step = 0; step < n_steps; step += block) {
-        struct amx_block b = {.w = p->w + (size_t)step * 64,
-                              .row_bytes = row_bytes,
-                              .tail = tail[0],
-                              .n_whole = n_whole - step,
-                              .n_steps = n_steps - step < block ? n_steps - step : block,
-                              .panel = panel,
-                              .is_first = step == 0};
-        for (int tile = 0; tile < n_tiles; tile += 2) {
-            enum amx_source source = tile > 0 ? AMX_PANEL : n_pairs > 1 ? AMX_COPY : AMX_IN_PLACE;
-            b.x = p->x + amx_tile_offset(tile, n_tiles, step, n_steps);
-            b.sums = sums + (size_t)tile * 2 * AMX_TILE_FLOATS;
-            if (p->n_out > 16 && tile + 1 < n_tiles)
-                amx_steps_22(&b, &ahead, source);
-            else if (p->n_out > 16)
-                amx_steps_21(&b, &ahead, source);
-            else if (tile + 1 < n_tiles)
-                amx_steps_12(&b, &ahead);
-            else
-                amx_steps_11(&b, &ahead);
-        }
+    amx_configure(p->n_out);
+    for (int tile = 0; tile < n_tiles; tile += 2) {
+        const bool is_pair = tile + 1 < n_tiles;
+        b.x = p->x + amx_tile_offset(tile, n_tiles, 0, b.n_steps);
+        b.sums = p->sums + (size_t)tile * 2 * AMX_TILE_FLOATS;
+        if (p->n_out > 16 && is_pair)
+            amx_block_run(&b, &ahead, 2, 2);
+        else if (p->n_out > 16)
+            amx_block_run(&b, &ahead, 2, 1);
+        else if (is_pair)
+            amx_block_run(&b, &ahead, 1, 2);
+        else
+            amx_block_run(&b, &ahead, 1, 1);
     }
     /* So that others who run on this core do not pay for the state of the tiles. */
     _tile_release();
     for (int row = 0; row < p->n; row += AMX_COLS) {
-        const float *group = sums + (size_t)(row / AMX_COLS) * AMX_TERMS * 2 * AMX_TILE_FLOATS;
+        const float *group = p->sums + (size_t)(row / AMX_COLS) * AMX_TERMS * 2 * AMX_TILE_FLOATS;
         for (int o = 0; o < p->n_out; o += 16)
             amx_finish(p, group + o / 16 * AMX_TILE_FLOATS, row, o);
     }
@@ -367,6 +295,7 @@ static void amx_piece(const struct cpu_linear_piece *p)
 const struct cpu_linear cpu_linear_amx = {
     .out_block = AMX_OUT,
     .row_step = AMX_COLS,
+    .x_bytes = 1152 * 1024,
     .packed_floats = amx_packed_floats,
     .scratch_floats = amx_scratch_floats,
     .pack = amx_pack,
