@@ -234,15 +234,23 @@ static void amx_finish(const struct cpu_linear_piece *p, const float *sums, int 
     const int n_out = p->n_out - first_out;
     const __mmask16 mask = n_out >= 16 ? 0xffff : (__mmask16)((1u << n_out) - 1);
     const int n_tiles = amx_group_tiles(n_rows);
+    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    /* Each term begins inside one tile of columns and may end in the one after it. */
+    const float *tile[AMX_TERMS], *after[AMX_TERMS];
+    __m512i index[AMX_TERMS];
+    for (int t = 0; t < AMX_TERMS; t++) {
+        const int at = t * n_rows / AMX_COLS;
+        tile[t] = sums + at * 2 * AMX_TILE_FLOATS;
+        after[t] = at + 1 < n_tiles ? tile[t] + 2 * AMX_TILE_FLOATS : tile[t];
+        index[t] = _mm512_add_epi32(lane, _mm512_set1_epi32(t * n_rows % AMX_COLS));
+    }
     __m512 y[16];
-    for (int o = 0; o < 16; o++) {
-        float line[(AMX_TERMS + 1) * AMX_COLS] = {0};
-        for (int t = 0; t < n_tiles; t++)
-            _mm512_storeu_ps(line + t * AMX_COLS,
-                             _mm512_loadu_ps(sums + t * 2 * AMX_TILE_FLOATS + o * AMX_COLS));
-        __m512 low =
-            _mm512_add_ps(_mm512_loadu_ps(line + 2 * n_rows), _mm512_loadu_ps(line + n_rows));
-        y[o] = _mm512_add_ps(low, _mm512_loadu_ps(line));
+    for (int o = 0; o < 16 * AMX_COLS; o += AMX_COLS) {
+        __m512 term[AMX_TERMS];
+        for (int t = 0; t < AMX_TERMS; t++)
+            term[t] = _mm512_permutex2var_ps(_mm512_load_ps(tile[t] + o), index[t],
+                                             _mm512_load_ps(after[t] + o));
+        y[o / AMX_COLS] = _mm512_add_ps(_mm512_add_ps(term[2], term[1]), term[0]);
     }
     amx_transpose(y);
     for (int r = 0; r < n_rows; r++)
@@ -265,7 +273,9 @@ static void amx_piece(const struct cpu_linear_piece *p)
             memcpy(tail[o], p->w + (size_t)(o + 1) * b.row_bytes - used, used);
     }
     struct amx_ahead ahead = {.lines = (AMX_OUT + n_pairs - 1) / n_pairs};
-    if (p->next != NULL) {
+    /* A few rows only wait for memory, and the hardware's own prefetch of the 32 rows of weights
+     * keeps that busier than prefetch instructions, which take the first level's fill buffers. */
+    if (p->next != NULL && n_pairs > 1) {
         ahead.at = (uintptr_t)p->next;
         ahead.end = ahead.at + AMX_OUT * b.row_bytes;
     }
