@@ -7,7 +7,6 @@ CC      ?= gcc
 PREFIX  ?= /usr/local
 SAN     ?=
 OPT     ?= -O3
-PYTHON  ?= /usr/bin/python3
 FUZZ_SECONDS ?= 10
 VERSION := 0.1.0
 

@@ -24,11 +24,11 @@ struct batch_options {
 };
 
 static const char usage[] =
+
     "usage: carousel batch [MODEL] -i IN.jsonl -o OUT.jsonl [options]\n"
-    "Answers each line of IN (OpenAI batch lines, or {\"prompt\": ...}) with one line of OUT, in "
-    "order of\n"
-    "completion. A second run with the same OUT does what is missing. - is standard input or "
-    "output.";
+    "Answers each line of IN (OpenAI batch lines, or {\"prompt\": ...}) with one line\n"
+    "of OUT, in order of completion. A second run with the same OUT does what is\n"
+    "missing. - is standard input or output.";
 
 static void get_inode(const char *path, struct stat *out)
 {

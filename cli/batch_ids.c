@@ -1,6 +1,8 @@
 /* A hash table of custom_ids that decides which input lines still want an answer. */
 #include "cli/batch_ids.h"
 
+#include "proto/fnv.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,9 +21,7 @@ void batch_ids_clear(struct batch_ids *ids)
 
 static uint64_t hash_name(const char *name)
 {
-    uint64_t h = UINT64_C(14695981039346656037);
-    for (; *name != '\0'; name++)
-        h = (h ^ (unsigned char)*name) * UINT64_C(1099511628211);
+    uint64_t h = fnv_bytes(FNV_START, name, strlen(name));
     return h ^ h >> 29;
 }
 

@@ -40,10 +40,11 @@ struct bench_engine {
 };
 
 static const char usage[] =
+
     "usage: carousel bench engine [MODEL] [options]\n"
-    "Runs synthetic requests through coordinator and workers: tokens/s, loops/s, TTFT, TPOT, "
-    "exits, rows\n"
-    "per batch, idle time. Tokens are drawn at random, so use --force-exits for a chosen exit mix.";
+    "Runs synthetic requests through coordinator and workers: tokens/s, loops/s,\n"
+    "TTFT, TPOT, exits, rows per batch, idle time. Tokens are drawn at random, so use\n"
+    "--force-exits for a chosen exit mix.";
 
 static void bench_write_output(struct bench_engine *b, const struct bench_slot *slot,
                                enum finish_reason reason)
@@ -242,9 +243,9 @@ int cli_bench_engine(int argc, char **argv, char **program_argv)
     const struct option_spec own[] = {
         {"json", 0, OPTION_FLAG, &as_json, NULL, NULL, 0, 0, "print one JSON object", NULL},
         {"bound", 0, OPTION_FLAG, &with_bound, NULL, NULL, 0, 0,
-         "measure read bandwidth too and compare one stream with it", NULL},
+         "compare one stream with read bandwidth", NULL},
         {"outputs", 0, OPTION_STRING, &outputs, "FILE", NULL, 0, 0,
-         "write every request's tokens and exit loops, a JSON line each", NULL},
+         "write every request's tokens, a JSON line each", NULL},
     };
     struct option_spec request_specs[REQUEST_N_SPECS], session_specs[SESSION_N_SPECS],
         workload_specs[BENCH_WORKLOAD_N_SPECS];
@@ -262,7 +263,8 @@ int cli_bench_engine(int argc, char **argv, char **program_argv)
         options_print_help(usage, groups, 4, &args);
         return CLI_OK;
     }
-    if (session_take_model(&args, &so.model, &err) != STATUS_OK)
+    if (session_take_model(&args, &so.model, &err) != STATUS_OK ||
+        bench_workload_parse(&workload, &err) != STATUS_OK)
         return cli_fail_usage("bench engine", &err);
     struct bench_engine b = {.workload = &workload};
     struct bench_report report = {0};

@@ -2,9 +2,11 @@
  * same run. */
 #include "cli/bench_kernels.h"
 
+#include "cli/cli.h"
+#include "cli/options.h"
+#include "cli/sorted.h"
 #include "kernels/kernels.h"
 
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,7 +38,6 @@ static const struct bench_shape bench_shapes[] = {
 enum { N_BENCH_SHAPES = sizeof bench_shapes / sizeof bench_shapes[0] };
 
 struct bench {
-    const char *name; /* of the program, for messages */
     const char *isa;
     int n_threads; /* 0: one thread, then all cores */
     int rows[MAX_ROW_COUNTS], n_row_counts;
@@ -59,18 +60,6 @@ static double bench_now_s(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static int bench_fail(const struct bench *b, const struct err *err)
-{
-    fprintf(stderr, "carousel %s: %s\n", b->name, err->message);
-    return 1;
 }
 
 static void print_head(const struct bench *b, struct kernels *k, const struct kernels_machine *m)
@@ -147,7 +136,7 @@ static enum status bench_linear(struct bench *b, struct kernels_stream *s,
         else
             took[i] = seconds;
     }
-    qsort(took, (size_t)n_repeats, sizeof took[0], compare_doubles);
+    sorted_doubles(took, (size_t)n_repeats);
     r->seconds = took[n_repeats / 2];
     r->best_seconds = took[0];
     r->flops = 2.0 * (double)r->rows * shape->n_in * shape->n_out * shape->n_jobs;
@@ -200,7 +189,7 @@ static enum status bench_attention(struct bench *b, struct kernels *k, struct ke
         else
             took[i] = bench_now_s() - start;
     }
-    qsort(took, (size_t)n_repeats, sizeof took[0], compare_doubles);
+    sorted_doubles(took, (size_t)n_repeats);
     r->seconds = took[n_repeats / 2];
     r->best_seconds = took[0];
     r->flops = 4.0 * sequences * ATTENTION_CONTEXT * HEADS * D;
@@ -251,7 +240,7 @@ static enum status bench_threads(struct bench *b, int n_threads, struct err *err
     return st;
 }
 
-static int bench_memory(struct bench *b)
+static enum status bench_memory(struct bench *b, struct err *err)
 {
     int most = 1;
     for (int i = 0; i < b->n_row_counts; i++)
@@ -263,11 +252,10 @@ static int bench_memory(struct bench *b)
     b->area = area == MAP_FAILED ? NULL : area;
     b->x = malloc((size_t)most * MAX_IN * sizeof(float));
     b->y = malloc((size_t)most * MAX_OUT * sizeof(float));
-    if (b->area == NULL || b->x == NULL || b->y == NULL) {
-        fprintf(stderr, "carousel %s: no memory for %zu MiB of weights and %d rows; try --quick\n",
-                b->name, b->area_len >> 20, most);
-        return 1;
-    }
+    if (b->area == NULL || b->x == NULL || b->y == NULL)
+        return err_set(err, STATUS_NO_MEMORY,
+                       "no memory for %zu MiB of weights and %d rows; try --quick",
+                       b->area_len >> 20, most);
     /* bf16 of random sign and mantissa between 1/64 and 1/32: no zeros, no subnormals. */
     enum { PATTERN = 1 << 20 };
     uint16_t *pattern = (uint16_t *)area;
@@ -280,17 +268,7 @@ static int bench_memory(struct bench *b)
         memcpy(b->area + at, b->area, PATTERN);
     for (size_t i = 0; i < (size_t)most * MAX_IN; i++)
         b->x[i] = (float)(i % 7) * 0.125f - 0.375f;
-    return 0;
-}
-
-static bool parse_int(const char *text, int low, int high, int *out)
-{
-    char *end;
-    long v = strtol(text, &end, 10);
-    if (end == text || *end != '\0' || v < low || v > high)
-        return false;
-    *out = (int)v;
-    return true;
+    return STATUS_OK;
 }
 
 static bool parse_rows(struct bench *b, const char *text)
@@ -309,76 +287,56 @@ static bool parse_rows(struct bench *b, const char *text)
     return b->n_row_counts > 0;
 }
 
-static void bench_usage(FILE *to)
-{
-    fputs("usage: carousel bench kernels [--json] [--threads N] [--isa NAME] [--rows LIST] "
-          "[--quick]\n"
-          "\n"
-          "Linear layers of the Ouro-1.4B block (bf16 weights, fp32 activations) and decode "
-          "attention\n"
-          "at 4096 positions, beside the multiply-add peak and read bandwidth of the same run.\n"
-          "\n"
-          "  --json        one JSON array instead of tables\n"
-          "  --threads N   compute threads (default: 1, then all cores)\n"
-          "  --isa NAME    auto, portable, avx2, avx512 or amx (default: auto)\n"
-          "  --rows LIST   row counts (default: 1,2,4,8,16,32,64,256)\n"
-          "  --quick       half the memory, fewer repeats\n",
-          to);
-}
+static const char usage[] =
+
+    "usage: carousel bench kernels [options]\n"
+    "Linear layers of the Ouro-1.4B block (bf16 weights, fp32 activations) and decode\n"
+    "attention at 4096 positions, beside the multiply-add peak and read bandwidth of\n"
+    "the same run.";
 
 /* -1: go on; otherwise the exit code. */
 static int bench_parse(struct bench *b, int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"json", no_argument, NULL, 'j'},
-        {"threads", required_argument, NULL, 't'},
-        {"isa", required_argument, NULL, 'i'},
-        {"rows", required_argument, NULL, 'r'},
-        {"quick", no_argument, NULL, 'q'},
-        {"help", no_argument, NULL, 'h'},
-        {NULL, 0, NULL, 0},
+    const char *rows = "1,2,4,8,16,32,64,256";
+    int isa = 0;
+    const struct option_spec own[] = {
+        {"json", 0, OPTION_FLAG, &b->is_json, NULL, NULL, 0, 0, "print one JSON array", NULL},
+        {"threads", 0, OPTION_INT, &b->n_threads, "N", NULL, 1, 1024,
+         "compute threads (default: 1, then all cores)", NULL},
+        {"isa", 0, OPTION_CHOICE, &isa, NULL, "auto|portable|avx2|avx512|amx", 0, 0,
+         "instruction set", NULL},
+        {"rows", 0, OPTION_STRING, &rows, "LIST", NULL, 0, 0,
+         "row counts (default 1,2,4,8,16,32,64,256)", NULL},
+        {"quick", 0, OPTION_FLAG, &b->is_quick, NULL, NULL, 0, 0, "half the memory, fewer repeats",
+         NULL},
     };
-    optind = 0;
-    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
-        if (c == 'j') {
-            b->is_json = true;
-        } else if (c == 'q') {
-            b->is_quick = true;
-        } else if (c == 'i') {
-            b->isa = optarg;
-        } else if (c == 'h') {
-            bench_usage(stdout);
-            return 0;
-        } else if (c == 't' && !parse_int(optarg, 1, 1024, &b->n_threads)) {
-            fprintf(stderr, "carousel %s: --threads '%s': use 1 to 1024\n", b->name, optarg);
-            return 2;
-        } else if (c == 'r' && !parse_rows(b, optarg)) {
-            fprintf(stderr, "carousel %s: --rows '%s': use numbers from 1 to 4096, with commas\n",
-                    b->name, optarg);
-            return 2;
-        } else if (c == '?') {
-            bench_usage(stderr);
-            return 2;
-        }
+    static const char *const levels[] = {"auto", "portable", "avx2", "avx512", "amx"};
+    const struct option_group group = {own, sizeof own / sizeof own[0]};
+    struct options_result args;
+    struct err err = {0};
+    enum status status = options_parse(&group, 1, argc, argv, &args, &err);
+    if (status == STATUS_OK && args.wants_help) {
+        options_print_help(usage, &group, 1, &args);
+        return CLI_OK;
     }
-    if (optind < argc) {
-        fprintf(stderr, "carousel %s: unexpected argument '%s'\n", b->name, argv[optind]);
-        return 2;
-    }
-    return -1;
+    if (status == STATUS_OK && args.n_positionals > 0)
+        status = err_set(&err, STATUS_INVALID, "unexpected argument '%s'", args.positionals[0]);
+    if (status == STATUS_OK && !parse_rows(b, rows))
+        status = err_set(&err, STATUS_INVALID,
+                         "--rows: '%s' is not a list of numbers from 1 to 4096, as 1,8,64", rows);
+    b->isa = levels[isa];
+    return status == STATUS_OK ? -1 : cli_fail_usage("bench kernels", &err);
 }
 
 int cli_bench_kernels(int argc, char **argv)
 {
-    struct bench b = {
-        .name = argv[0], .rows = {1, 2, 4, 8, 16, 32, 64, 256}, .n_row_counts = 8, .isa = "auto"};
+    struct bench b = {0};
     int code = bench_parse(&b, argc, argv);
     if (code >= 0)
         return code;
     struct err err = {0};
-    enum status st = STATUS_OK;
-    code = bench_memory(&b);
-    if (code != 0)
+    enum status st = bench_memory(&b, &err);
+    if (st != STATUS_OK)
         goto out;
     if (b.is_json)
         printf("[");
@@ -387,13 +345,13 @@ int cli_bench_kernels(int argc, char **argv)
         st = bench_threads(&b, 0, &err);
     if (b.is_json)
         printf("\n]\n");
-    code = st == STATUS_OK ? 0 : st == STATUS_INVALID ? 2 : bench_fail(&b, &err);
-    if (code == 2)
-        bench_fail(&b, &err);
 out:
     if (b.area != NULL)
         munmap(b.area, b.area_len);
     free(b.x);
     free(b.y);
-    return code;
+    if (st == STATUS_OK)
+        return CLI_OK;
+    return st == STATUS_INVALID ? cli_fail_usage("bench kernels", &err)
+                                : cli_fail("bench kernels", &err);
 }

@@ -2,8 +2,7 @@
 #ifndef CLI_BENCH_KERNELS_H
 #define CLI_BENCH_KERNELS_H
 
-/* argv[0] is the name to show in messages ("bench kernels"). Prints to stdout; returns the exit
- * code: 0, 1 on failure, 2 on wrong usage. */
+/* Prints to stdout; returns the exit code: 0, 1 on failure, 2 on wrong usage. */
 int cli_bench_kernels(int argc, char **argv);
 
 #endif

@@ -2,13 +2,14 @@
  * without us. */
 #include "cli/bench_net.h"
 
+#include "cli/cli.h"
+#include "cli/options.h"
 #include "cluster/host.h"
 #include "cluster/launch.h"
 #include "cluster/transport.h"
 #include "cluster/transport_mpi.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,15 +40,11 @@ struct result {
 };
 
 static const char usage[] =
-    "usage: carousel bench net [--sizes 64,1k,8k,..] [--iterations N] [--transport mpi|inproc] "
-    "[--json]\n"
-    "Ping-pong between ranks 0 and 1 for each frame size: raw MPI that never sleeps, the transport "
-    "as\n"
-    "the drivers use it, the same after a pause (cold), and streaming one way.\n"
-    "  --sizes LIST      bytes, with k or m (default 64,1k,8k,64k,1m,4m)   CAROUSEL_SIZES\n"
-    "  --iterations N    round trips a size, fewer for long ones (1000)    CAROUSEL_ITERATIONS\n"
-    "  --transport NAME  mpi (starts mpirun by itself) or inproc           CAROUSEL_TRANSPORT\n"
-    "  --json            one JSON object                                   CAROUSEL_JSON=1\n";
+
+    "usage: carousel bench net [options]\n"
+    "Ping-pong between ranks 0 and 1 for each frame size: raw MPI that never sleeps,\n"
+    "the transport as the drivers use it, the same after a pause (cold), and\n"
+    "streaming one way.";
 
 /* ---- options -------------------------------------------------------------------------------- */
 
@@ -78,73 +75,32 @@ static enum status parse_sizes(const char *text, struct bench *b, struct err *er
     }
 }
 
-static enum status set_option(struct bench *b, int option, const char *value, struct err *err)
-{
-    char *end = NULL;
-    switch (option) {
-    case 's':
-        return parse_sizes(value, b, err);
-    case 'i': {
-        long n = strtol(value, &end, 10);
-        if (*value == '\0' || *end != '\0' || n < 1 || n > MAX_ITERATIONS)
-            return err_set(err, STATUS_INVALID, "--iterations %s: expected 1 to %d", value,
-                           MAX_ITERATIONS);
-        b->n_iterations = (int)n;
-        return STATUS_OK;
-    }
-    case 't':
-        b->is_inproc = strcmp(value, "inproc") == 0;
-        if (!b->is_inproc && strcmp(value, "mpi") != 0)
-            return err_set(err, STATUS_INVALID, "--transport %s: expected mpi or inproc", value);
-        return STATUS_OK;
-    default:
-        b->is_json = strcmp(value, "0") != 0;
-        return STATUS_OK;
-    }
-}
-
-/* The environment first, so that flags win. *is_help: only the usage was asked for. */
+/* *is_help: only the usage was asked for, and is printed. */
 static enum status parse_options(int argc, char **argv, struct bench *b, bool *is_help,
                                  struct err *err)
 {
-    static const struct option options[] = {{"sizes", required_argument, NULL, 's'},
-                                            {"iterations", required_argument, NULL, 'i'},
-                                            {"transport", required_argument, NULL, 't'},
-                                            {"json", no_argument, NULL, 'j'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {NULL, 0, NULL, 0}};
-    static const struct {
-        const char *name;
-        int option;
-    } variables[] = {{"CAROUSEL_SIZES", 's'},
-                     {"CAROUSEL_ITERATIONS", 'i'},
-                     {"CAROUSEL_TRANSPORT", 't'},
-                     {"CAROUSEL_JSON", 'j'}};
     *b = (struct bench){.n_iterations = 1000};
-    enum status status = parse_sizes("64,1k,8k,64k,1m,4m", b, err);
-    for (size_t i = 0; i < sizeof variables / sizeof variables[0] && status == STATUS_OK; i++) {
-        const char *value = getenv(variables[i].name);
-        if (value != NULL && *value != '\0')
-            status = set_option(b, variables[i].option, value, err);
-    }
-    *is_help = false;
-    optind = 0; /* start anew: another parser may have run before (glibc) */
-    opterr = 0;
-    while (status == STATUS_OK) {
-        int option = getopt_long(argc, argv, ":", options, NULL);
-        if (option == -1)
-            break;
-        if (option == 'h')
-            *is_help = true;
-        else if (option == '?' || option == ':')
-            status = err_set(err, STATUS_INVALID, "%s: %s", argv[optind - 1],
-                             option == ':' ? "needs a value" : "no such option");
-        else
-            status = set_option(b, option, option == 'j' ? "1" : optarg, err);
-    }
-    if (status == STATUS_OK && optind < argc)
-        status = err_set(err, STATUS_INVALID, "'%s': no argument is expected here", argv[optind]);
-    return status;
+    const char *sizes = "64,1k,8k,64k,1m,4m";
+    int transport = 0;
+    const struct option_spec own[] = {
+        {"sizes", 0, OPTION_STRING, &sizes, "LIST", NULL, 0, 0,
+         "bytes, with k or m (default 64,1k,8k,64k,1m,4m)", NULL},
+        {"iterations", 0, OPTION_INT, &b->n_iterations, "N", NULL, 1, MAX_ITERATIONS,
+         "round trips a size (default 1000)", NULL},
+        {"transport", 0, OPTION_CHOICE, &transport, NULL, "mpi|inproc", 0, 0,
+         "mpi (default) starts mpirun by itself", NULL},
+        {"json", 0, OPTION_FLAG, &b->is_json, NULL, NULL, 0, 0, "print one JSON object", NULL},
+    };
+    const struct option_group group = {own, sizeof own / sizeof own[0]};
+    struct options_result args;
+    enum status status = options_parse(&group, 1, argc, argv, &args, err);
+    *is_help = status == STATUS_OK && args.wants_help;
+    if (*is_help)
+        options_print_help(usage, &group, 1, &args);
+    if (status == STATUS_OK && args.n_positionals > 0)
+        status = err_set(err, STATUS_INVALID, "unexpected argument '%s'", args.positionals[0]);
+    b->is_inproc = transport == 1;
+    return status == STATUS_OK ? parse_sizes(sizes, b, err) : status;
 }
 
 /* ---- the two sides -------------------------------------------------------------------------- */
@@ -431,21 +387,15 @@ int cli_bench_net(int argc, char **argv)
     struct err err = {0};
     bool is_help = false;
     enum status status = parse_options(argc, argv, &bench, &is_help, &err);
-    if (status != STATUS_OK) {
-        fprintf(stderr, "carousel bench net: %s\n%s", err.message, usage);
-        return 2;
-    }
-    if (is_help) {
-        fputs(usage, stdout);
-        return 0;
-    }
+    if (status != STATUS_OK)
+        return cli_fail_usage("bench net", &err);
+    if (is_help)
+        return CLI_OK;
     if (bench.is_inproc)
         status = run_inproc(&bench, &err);
     else if (launch_is_rank())
         status = run_mpi(&bench, &err);
     else
         status = start_two_ranks(argc, argv, &err);
-    if (status != STATUS_OK)
-        fprintf(stderr, "carousel bench net: %s\n", err.message);
-    return status == STATUS_OK ? 0 : 1;
+    return status == STATUS_OK ? CLI_OK : cli_fail("bench net", &err);
 }

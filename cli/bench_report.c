@@ -1,5 +1,8 @@
 /* Gathers the figures of `bench engine` and prints them, as a table or as JSON. */
 #include "cli/bench_report.h"
+#include "cli/sorted.h"
+
+#include "proto/fnv.h"
 
 #include <jansson.h>
 #include <math.h>
@@ -49,16 +52,14 @@ void bench_measure_begin(struct bench_measure *m)
 
 static uint64_t hash_word(uint64_t hash, uint64_t word)
 {
-    for (int i = 0; i < 8; i++)
-        hash = (hash ^ ((word >> (8 * i)) & 0xff)) * 0x100000001b3u;
-    return hash;
+    return fnv_bytes(hash, &word, sizeof word);
 }
 
 void bench_measure_request(struct bench_measure *m, uint32_t index,
                            const struct completion_end *end, const int32_t *tokens,
                            const uint8_t *exits, uint32_t n_tokens)
 {
-    uint64_t hash = hash_word(0xcbf29ce484222325u, index);
+    uint64_t hash = hash_word(FNV_START, index);
     for (uint32_t i = 0; i < n_tokens; i++) {
         hash = hash_word(hash, (uint64_t)(uint32_t)tokens[i] << 8 | exits[i]);
         if (exits[i] <= SEQUENCE_MAX_LOOPS)
@@ -79,12 +80,6 @@ void bench_measure_request(struct bench_measure *m, uint32_t index,
     m->n++;
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* The quantile of the finite values; 0 when there are none. */
 static double quantile(const double *values, uint32_t n, double q)
 {
@@ -95,7 +90,7 @@ static double quantile(const double *values, uint32_t n, double q)
             sorted[kept++] = values[i];
     double result = 0;
     if (kept > 0) {
-        qsort(sorted, kept, sizeof *sorted, compare_doubles);
+        sorted_doubles(sorted, kept);
         result = sorted[(uint32_t)(q * (kept - 1) + 0.5)];
     }
     free(sorted);

@@ -32,7 +32,7 @@ struct option_group bench_workload_group(struct bench_workload *w, struct option
         {"cancel-fraction", 0, OPTION_FLOAT, &w->cancel_fraction, "F", NULL, 0, 1,
          "share of requests cancelled at a random moment", NULL},
         {"force-exits", 0, OPTION_STRING, &w->force_exits_text, "P1,P2,..", NULL, 0, 0,
-         "draw exit loops from this distribution, not the gate", NULL},
+         "share of tokens that exits at each loop", NULL},
     };
     enum { N = sizeof table / sizeof table[0] };
     static_assert((int)N <= (int)BENCH_WORKLOAD_N_SPECS, "callers lend BENCH_WORKLOAD_N_SPECS");
@@ -55,28 +55,32 @@ static enum status parse_range(const char *name, const char *text, int *min, int
                    text);
 }
 
-enum status bench_workload_check(struct bench_workload *w, const struct model_config *config,
-                                 struct err *err)
+enum status bench_workload_parse(struct bench_workload *w, struct err *err)
 {
     enum status status =
         parse_range("prompt-tokens", w->prompt_range, &w->prompt_min, &w->prompt_max, err);
     if (status == STATUS_OK)
         status = parse_range("output-tokens", w->output_range, &w->output_min, &w->output_max, err);
-    if (status != STATUS_OK)
-        return status;
+    if (status == STATUS_OK && w->force_exits_text != NULL) {
+        status = options_parse_floats(w->force_exits_text, w->force_exits, SEQUENCE_MAX_LOOPS,
+                                      &w->n_force_exits, err);
+        if (status != STATUS_OK)
+            err_wrap(err, "--force-exits");
+    }
+    return status;
+}
+
+enum status bench_workload_check(const struct bench_workload *w, const struct model_config *config,
+                                 struct err *err)
+{
     if ((int64_t)w->prompt_max + w->output_max > config->max_positions)
         return err_set(err, STATUS_INVALID,
                        "prompt and output of %d + %d tokens exceed the context of %d positions",
                        w->prompt_max, w->output_max, config->max_positions);
-    if (w->force_exits_text == NULL)
-        return STATUS_OK;
-    status = options_parse_floats(w->force_exits_text, w->force_exits, SEQUENCE_MAX_LOOPS,
-                                  &w->n_force_exits, err);
-    if (status == STATUS_OK && (int)w->n_force_exits != config->n_loops)
-        status =
-            err_set(err, STATUS_INVALID, "--force-exits has %zu numbers, the model has %d loops",
-                    w->n_force_exits, config->n_loops);
-    return status;
+    if (w->n_force_exits > 0 && (int)w->n_force_exits != config->n_loops)
+        return err_set(err, STATUS_INVALID, "--force-exits has %zu numbers, the model has %d loops",
+                       w->n_force_exits, config->n_loops);
+    return STATUS_OK;
 }
 
 /* splitmix64: any 64-bit state gives well-mixed numbers, so (seed, i) needs no warm-up. */

@@ -25,8 +25,11 @@ struct bench_workload {
 enum { BENCH_WORKLOAD_N_SPECS = 10 };
 void bench_workload_init(struct bench_workload *w);
 struct option_group bench_workload_group(struct bench_workload *w, struct option_spec *specs);
-/* Reads the ranges and the distribution and checks them against the model. STATUS_INVALID. */
-enum status bench_workload_check(struct bench_workload *w, const struct model_config *config,
+/* Reads the ranges and the distribution: what the command line alone can get wrong. STATUS_INVALID.
+ */
+enum status bench_workload_parse(struct bench_workload *w, struct err *err);
+/* Does it fit the model? STATUS_INVALID. */
+enum status bench_workload_check(const struct bench_workload *w, const struct model_config *config,
                                  struct err *err);
 
 struct bench_request {

@@ -5,6 +5,7 @@
 #include "cluster/host.h"
 #include "cluster/launch.h"
 #include "kernels/kernels.h"
+#include "proto/fnv.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,10 +13,11 @@
 #include <sys/resource.h>
 
 static const char usage[] =
+
     "usage: carousel doctor [MODEL]\n"
-    "Shows what this machine offers and runs a self-test: the same prompts, alone and together, in "
-    "other\n"
-    "chunks, on more workers and threads, at every instruction set level, must give the same bits.";
+    "Shows what this machine offers and runs a self-test: the same prompts, alone and\n"
+    "together, in other chunks, on more workers and threads, at every instruction set\n"
+    "level, must give the same bits.";
 
 /* One way to run the same prompts. */
 struct doctor_run {
@@ -41,13 +43,6 @@ struct doctor_result {
     struct err err;
 };
 
-static uint64_t hash_bytes(uint64_t hash, const void *bytes, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        hash = (hash ^ ((const unsigned char *)bytes)[i]) * 0x100000001b3u;
-    return hash;
-}
-
 struct doctor_prompt {
     struct doctor_result *result;
     uint32_t index;
@@ -57,17 +52,17 @@ static void doctor_on_token(void *user, const struct completion_token *t)
 {
     struct doctor_prompt *p = user;
     uint32_t words[4] = {p->index, t->index, (uint32_t)t->token->id, t->token->exit_loop};
-    p->result->hash += hash_bytes(0xcbf29ce484222325u, words, sizeof words);
+    p->result->hash += fnv_bytes(FNV_START, words, sizeof words);
 }
 
 static void doctor_on_observation(void *user, const struct control_observation *row)
 {
     struct doctor_prompt *p = user;
     uint32_t words[3] = {p->index, row->position, row->loop};
-    uint64_t hash = hash_bytes(0xcbf29ce484222325u, words, sizeof words);
-    hash = hash_bytes(hash, &row->lambda, sizeof row->lambda);
-    hash = hash_bytes(hash, row->top_ids, row->n_top * sizeof *row->top_ids);
-    p->result->hash += hash_bytes(hash, row->top_logits, row->n_top * sizeof *row->top_logits);
+    uint64_t hash = fnv_bytes(FNV_START, words, sizeof words);
+    hash = fnv_bytes(hash, &row->lambda, sizeof row->lambda);
+    hash = fnv_bytes(hash, row->top_ids, row->n_top * sizeof *row->top_ids);
+    p->result->hash += fnv_bytes(hash, row->top_logits, row->n_top * sizeof *row->top_logits);
 }
 
 static void doctor_on_end(void *user, const struct completion_end *end)
@@ -176,7 +171,8 @@ static void print_limit(const char *name, int resource)
     if (limit.rlim_cur == RLIM_INFINITY)
         printf("  %-22s unlimited\n", name);
     else
-        printf("  %-22s %llu\n", name, (unsigned long long)limit.rlim_cur);
+        printf("  %-22s %llu%s\n", name, (unsigned long long)limit.rlim_cur,
+               resource == RLIMIT_NOFILE ? "" : " bytes");
 }
 
 static void print_machine(void)

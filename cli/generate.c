@@ -25,10 +25,11 @@ struct generate {
 };
 
 static const char usage[] =
+
     "usage: carousel generate [MODEL] [PROMPT | --ids 1,2,3 | -] [options]\n"
-    "Continues PROMPT (- reads it from standard input). With one argument that is a directory, it "
-    "is the\n"
-    "MODEL; any other single argument is the PROMPT for the bundled model.";
+    "Continues PROMPT (- reads it from standard input). With one argument that is a\n"
+    "directory, it is the MODEL; any other single argument is the PROMPT for the\n"
+    "bundled model.";
 
 static void generate_append(struct generate *g, const char *text, size_t n)
 {
@@ -199,7 +200,7 @@ int cli_generate(int argc, char **argv, char **program_argv)
         return CLI_OK;
     }
     const char *prompt = NULL;
-    enum status status = session_split_arguments(&args, ids_text != NULL, &so.model, &prompt, &err);
+    enum status status = session_split_arguments(&args, ids_text, &so.model, &prompt, &err);
     if (status == STATUS_OK && ((thinking && !chat) || (chat && ids_text != NULL)))
         status = err_set(&err, STATUS_INVALID,
                          "%s: without effect; the prompt's text becomes a chat "

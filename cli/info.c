@@ -13,8 +13,10 @@
 #include <string.h>
 
 static const char usage[] =
+
     "usage: carousel info [MODEL] [options]\n"
-    "Prints dimensions, parameters, bytes, KV per token, and what fits in this host's memory.";
+    "Prints dimensions, parameters, bytes, KV per token, and what fits in this host's\n"
+    "memory.";
 
 /* "2.869 GB", "453.6 kB": decimal units, as disks and links are sold. */
 static const char *human_bytes(double bytes, char *out, size_t cap_bytes)
@@ -84,18 +86,18 @@ static void print_text(const char *dir, const struct checkpoint *cp, enum dtype 
            c->is_tied ? " (tied head)" : "", c->max_positions, c->rope_theta);
     printf("  exit         %s, threshold of the file %g\n",
            c->has_gate ? "gate after every loop" : "no gate: all loops always", c->exit_threshold);
-    printf("  weights      %llu parameters, %s of %s, fingerprint %016llx\n",
+    printf("  weights      %llu parameters, %s of %s\n  fingerprint  %016llx\n",
            (unsigned long long)config_count_parameters(c),
            human_bytes((double)cp->len_bytes, size, sizeof size), dtype_name(cp->dtype),
            (unsigned long long)cp->fingerprint);
-    printf("  KV (%s)%*s%.0f bytes a position and loop, %.0f at all %d loops; a parked row %d\n",
+    printf("  KV (%s)%*s%.0f bytes a position and loop, %.0f at %d loops; parked row %d\n",
            dtype_name(kv), (int)(8 - strlen(dtype_name(kv))), "", per_loop, per_loop * c->n_loops,
            c->n_loops, 4 * c->d_model);
-    printf("  fits here    %s free;",
+    printf("  fits here    %s free; positions with 1, 2, 4, 8 workers:\n              ",
            human_bytes((double)host_memory_available_bytes(), size, sizeof size));
     for (int workers = 1; workers <= 8; workers *= 2)
-        printf(" %d worker%s: %llu positions%s", workers, workers > 1 ? "s" : "",
-               (unsigned long long)positions_that_fit(cp, kv, workers), workers < 8 ? "," : "\n");
+        printf(" %llu%s", (unsigned long long)positions_that_fit(cp, kv, workers),
+               workers < 8 ? "," : "\n");
 }
 
 int cli_info(int argc, char **argv, char **program_argv)

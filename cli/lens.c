@@ -11,9 +11,10 @@
 #include <unistd.h>
 
 static const char usage[] =
+
     "usage: carousel lens [MODEL] (PROMPT | --ids 1,2,3) [options]\n"
-    "Shows for every position of the prompt and every loop which token the model would say, and how"
-    "\nsure the gate is that this token needs no more loops (cdf).";
+    "Shows for every position of the prompt and every loop which token the model\n"
+    "would say, and how sure the gate is that this token needs no more loops (cdf).";
 
 struct lens_run {
     struct lens *lens;
@@ -165,14 +166,14 @@ int cli_lens(int argc, char **argv, char **program_argv)
         {"chat", 0, OPTION_FLAG, &o.chat, NULL, NULL, 0, 0, "the prompt is a user's chat turn",
          NULL},
         {"top", 0, OPTION_INT, &o.top, "N", NULL, 1, INT32_MAX,
-         "tokens of every position and loop in --json (default 5)", NULL},
+         "tokens per position and loop in --json (5)", NULL},
         {"exit-threshold", 'q', OPTION_FLOAT, &o.threshold, "Q", NULL, 1e-9, 1,
-         "mark where the cdf reaches Q (default: the checkpoint's)", &o.has_threshold},
+         "mark where the cdf reaches Q", &o.has_threshold},
         {"last", 0, OPTION_INT, &o.last, "N", NULL, 1, INT32_MAX,
-         "positions in the table, counted from the end (default 20)", NULL},
+         "last positions in the table (default 20)", NULL},
         {"all", 0, OPTION_FLAG, &o.all, NULL, NULL, 0, 0, "all positions in the table", NULL},
         {"json", 0, OPTION_FLAG, &o.as_json, NULL, NULL, 0, 0,
-         "print one JSON object, all positions, full precision", NULL},
+         "print one JSON object, full precision", NULL},
     };
     struct option_spec session_specs[SESSION_N_SPECS];
     struct option_group groups[] = {
@@ -188,7 +189,7 @@ int cli_lens(int argc, char **argv, char **program_argv)
         return CLI_OK;
     }
     const char *prompt = NULL;
-    if (session_split_arguments(&args, o.ids != NULL, &so.model, &prompt, &err) != STATUS_OK)
+    if (session_split_arguments(&args, o.ids, &so.model, &prompt, &err) != STATUS_OK)
         return cli_fail_usage("lens", &err);
     so.needs_tokenizer = o.ids == NULL;
     struct session *session;

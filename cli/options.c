@@ -248,7 +248,7 @@ static void print_option(const struct option_spec *spec)
     int n = spec->letter != 0 ? snprintf(left, sizeof left, "-%c, ", spec->letter) : 0;
     snprintf(left + n, sizeof left - (size_t)n, "--%s%s%s", spec->name, argument != NULL ? " " : "",
              argument != NULL ? argument : "");
-    printf("  %-31s %s\n", left, spec->help);
+    printf("  %-29s %s\n", left, spec->help);
 }
 
 void options_print_help(const char *usage, const struct option_group *groups, size_t n_groups,

@@ -72,9 +72,9 @@ enum status session_prompt_ids(const struct session *s, const char *ids_text, co
                                bool chat, bool thinking, int32_t **ids, size_t *n_ids,
                                struct err *err);
 /* Sorts `[MODEL] [PROMPT]`: two arguments are both; a single one is the MODEL when it is a
- * directory or when the prompt comes as ids, else the PROMPT. STATUS_INVALID when there is no
- * prompt or too many arguments. */
-enum status session_split_arguments(const struct options_result *args, bool has_ids,
+ * directory or when the prompt comes as ids (ids_text, may be NULL), else the PROMPT.
+ * STATUS_INVALID when there is no prompt, ids that are none, or too many arguments. */
+enum status session_split_arguments(const struct options_result *args, const char *ids_text,
                                     const char **model, const char **prompt, struct err *err);
 /* Turns the coordinator until it is idle, or *is_done (may be NULL) is set. */
 enum status session_run(struct session *s, const bool *is_done, struct err *err);

@@ -2,6 +2,7 @@
 #include "cli/session.h"
 
 #include <assert.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -24,13 +25,13 @@ struct option_group session_options_group(struct session_options *o, struct opti
     const struct option_spec table[] = {
         {.type = OPTION_HEADING, .help = "Cluster:"},
         {"workers", 'w', OPTION_INT, &o->n_workers, "W", NULL, 1, 4096,
-         "workers; starts mpirun on this host (default: 1, in this process)", &o->has_workers},
+         "starts mpirun here (default: 1, in this process)", &o->has_workers},
         {"transport", 0, OPTION_CHOICE, &o->transport, NULL, "auto|inproc|mpi", 0, 0,
          "auto: mpi when --workers is given", NULL},
         {"threads", 0, OPTION_INT, &o->n_threads, "N", NULL, 1, 1024,
-         "compute threads a worker (default: cores / workers)", NULL},
+         "compute threads a worker (default: its share)", NULL},
         {"kv-memory", 0, OPTION_BYTES, &o->kv_bytes, "SIZE", NULL, 0, 0,
-         "KV pool and row store a worker (default: by free memory)", NULL},
+         "KV and parked rows a worker (default: automatic)", NULL},
         {"batching", 0, OPTION_CHOICE, &o->batching, NULL, "greedy|tick|knee", 0, 0,
          "when a batch starts (default knee)", NULL},
         {"loops", 't', OPTION_INT, &o->n_loops, "T", NULL, 1, MODEL_MAX_LOOPS,
@@ -40,7 +41,7 @@ struct option_group session_options_group(struct session_options *o, struct opti
          "workers of one ring (default: W up to 8)", NULL},
         {"backend", 0, OPTION_STRING, &o->backend, "NAME", NULL, 0, 0, "auto or cpu", NULL},
         {"isa", 0, OPTION_STRING, &o->isa, "LEVEL", NULL, 0, 0,
-         "portable, avx2, avx512, amx (default: best that all ranks have)", NULL},
+         "portable, avx2, avx512, amx (default: best of all)", NULL},
         {"kv-dtype", 0, OPTION_CHOICE, &o->kv_dtype, NULL, "auto|f32|bf16", 0, 0,
          "auto: f32 for f32 checkpoints, else bf16", NULL},
         {"block-size", 0, OPTION_INT, &o->block_size, "N", NULL, 1, 4096,
@@ -52,9 +53,9 @@ struct option_group session_options_group(struct session_options *o, struct opti
         {"prefill", 0, OPTION_CHOICE, &o->prefill, NULL, "eager|lazy", 0, 0,
          "prompt rows go deeper at once, or when needed", NULL},
         {"prefill-chunk", 0, OPTION_INT, &o->prefill_chunk, "N", NULL, 1, 65536,
-         "prompt rows of a sequence in a batch (default 64)", NULL},
+         "a sequence's prompt rows a batch (default 64)", NULL},
         {"wait-limit", 0, OPTION_FLOAT, &o->wait_ms, "MS", NULL, 0, 1e6,
-         "longest wait for a fuller batch (default: by cost)", NULL},
+         "longest wait for a fuller batch (0: by cost)", NULL},
         {"no-verify", 0, OPTION_FLAG, &o->no_verify, NULL, NULL, 0, 0,
          "skip the check of all weights for NaN at start", NULL},
     };
@@ -64,12 +65,21 @@ struct option_group session_options_group(struct session_options *o, struct opti
     return (struct option_group){specs, N};
 }
 
-enum status session_split_arguments(const struct options_result *args, bool has_ids,
+enum status session_split_arguments(const struct options_result *args, const char *ids_text,
                                     const char **model, const char **prompt, struct err *err)
 {
     int n = args->n_positionals, at = 0;
     struct stat st;
+    bool has_ids = ids_text != NULL;
     *model = *prompt = NULL;
+    if (has_ids) {
+        int32_t *ids;
+        size_t n_ids;
+        enum status status = options_parse_ids(ids_text, &ids, &n_ids, err);
+        if (status != STATUS_OK)
+            return status;
+        free(ids);
+    }
     bool is_first_model = n >= 2 || has_ids ||
                           (n == 1 && stat(args->positionals[0], &st) == 0 && S_ISDIR(st.st_mode));
     if (n > 0 && is_first_model)

@@ -106,19 +106,12 @@ void coordinator_end_all(struct coordinator *c, enum finish_reason reason, enum 
 
 /* ---- tokens and rows ------------------------------------------------------------------------ */
 
-static bool is_stop_id(const struct request *r, int32_t id)
-{
-    for (uint32_t i = 0; i < r->n_stop_ids; i++)
-        if (r->stop_ids[i] == id)
-            return true;
-    return false;
-}
-
 /* A stop id ends the text and is no part of it, unless it was asked for. */
 static bool is_shown(const struct coordinator *c, const struct request *r,
                      const struct control_token *token)
 {
-    if (!token->is_last || r->text.include_stop || !is_stop_id(r, token->id))
+    if (!token->is_last || r->text.include_stop ||
+        !sequence_is_stop_id(r->stop_ids, r->n_stop_ids, token->id))
         return true;
     return c->tokenizer != NULL && !r->text.detokenizer.skip_special &&
            tokenizer_is_special(c->tokenizer, token->id);

@@ -179,14 +179,6 @@ static enum status on_opened(struct scheduler *s, const struct scheduler_event *
     return STATUS_OK;
 }
 
-static bool is_stop_id(const struct sequence_params *p, int32_t id)
-{
-    for (uint32_t i = 0; i < p->n_stop_ids; i++)
-        if (p->stop_ids[i] == id)
-            return true;
-    return false;
-}
-
 static enum status on_token(struct scheduler *s, const struct scheduler_event *event,
                             struct err *err)
 {
@@ -216,7 +208,8 @@ static enum status on_token(struct scheduler *s, const struct scheduler_event *e
     /* The worker stops by itself; counting along costs nothing and bounds what a broken one can do.
      */
     if (token->is_last || e->n_tokens == e->params.max_tokens) {
-        bool is_stop = token->is_last && is_stop_id(&e->params, token->id);
+        bool is_stop = token->is_last &&
+                       sequence_is_stop_id(e->params.stop_ids, e->params.n_stop_ids, token->id);
         close_and_end(s, at, event->now_ns,
                       (struct ending){is_stop ? FINISH_STOP : FINISH_LENGTH, STATUS_OK, NULL});
     }

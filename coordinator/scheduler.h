@@ -2,10 +2,13 @@
  * no threads; nothing is allocated after create.
  *
  * A request (one choice of what a client asked for) becomes one sequence. States:
- *   QUEUED -> OPENING (OPEN sent to every worker of a ring) -> RUNNING (all acknowledged, prompt
- * sent) -> CLOSING (CLOSE sent) -> gone docs/scheduler.md has the table; one function makes every
- * transition and asserts it. A sequence is admitted when every worker of the ring has the KV blocks
- * (and the row slots) it can need at most, so a running sequence never waits for memory. */
+ *
+ *   QUEUED -> OPENING (OPEN sent to every worker of a ring)
+ *          -> RUNNING (all acknowledged, prompt sent) -> CLOSING (CLOSE sent) -> gone
+ *
+ * docs/scheduler.md has the table; one function makes every transition and asserts it. A sequence
+ * is admitted when every worker of the ring has the KV blocks (and the row slots) it can need at
+ * most, so a running sequence never waits for memory. */
 #ifndef COORDINATOR_SCHEDULER_H
 #define COORDINATOR_SCHEDULER_H
 

@@ -6,7 +6,8 @@
 #include <stdlib.h>
 
 enum {
-    /* About 50 microseconds where a pause takes 140 cycles: the gap between two operations of a block. */
+    /* About 50 microseconds where a pause takes 140 cycles: the gap between two operations of a
+       block. */
     POOL_SPINS = 250,
     POOL_PAUSES = 4,
 };

@@ -16,12 +16,12 @@ struct kernels_ops {
     enum status (*alloc)(struct kernels *k, size_t len_bytes, bool zero, struct kernels_buffer *out,
                          struct err *err);
     void (*free)(struct kernels *k, struct kernels_buffer *buffer);
-    enum status (*upload)(struct kernels_stream *s, void *device, const void *host, size_t len_bytes,
-                          struct err *err);
+    enum status (*upload)(struct kernels_stream *s, void *device, const void *host,
+                          size_t len_bytes, struct err *err);
     enum status (*download)(struct kernels_stream *s, void *host, const void *device,
                             size_t len_bytes, struct err *err);
-    enum status (*weight_load)(struct kernels *k, const struct weight *w, struct kernels_weight *out,
-                               struct err *err);
+    enum status (*weight_load)(struct kernels *k, const struct weight *w,
+                               struct kernels_weight *out, struct err *err);
     void (*weight_unload)(struct kernels *k, struct kernels_weight *w);
     size_t (*kv_bytes)(enum dtype dtype, int n_blocks, int block_size, int n_layers, int n_kv_heads,
                        int head_dim);

@@ -1,17 +1,11 @@
 /* Hashes what two ranks must agree on before they may exchange hidden states. */
 #include "model/checkpoint_hash.h"
 
+#include "proto/fnv.h"
+
 #include <string.h>
 
 enum { N_SAMPLES = 4, SAMPLE_BYTES = 16 };
-
-static uint64_t hash_bytes(uint64_t h, const void *bytes, size_t len)
-{
-    const unsigned char *p = bytes;
-    for (size_t i = 0; i < len; i++)
-        h = (h ^ p[i]) * 0x100000001b3u;
-    return h;
-}
 
 /* Numbers go in as eight little-endian bytes, so that ranks of different machines agree. */
 static uint64_t hash_u64(uint64_t h, uint64_t v)
@@ -19,7 +13,7 @@ static uint64_t hash_u64(uint64_t h, uint64_t v)
     unsigned char bytes[8];
     for (int i = 0; i < 8; i++)
         bytes[i] = (unsigned char)(v >> 8 * i);
-    return hash_bytes(h, bytes, sizeof bytes);
+    return fnv_bytes(h, bytes, sizeof bytes);
 }
 
 static uint64_t hash_double(uint64_t h, double v)
@@ -33,7 +27,7 @@ static uint64_t hash_double(uint64_t h, double v)
 static uint64_t hash_string(uint64_t h, const char *s)
 {
     size_t len = strlen(s);
-    return hash_bytes(hash_u64(h, len), s, len);
+    return fnv_bytes(hash_u64(h, len), s, len);
 }
 
 /* Field by field: the struct's padding is not part of the model. */
@@ -68,17 +62,17 @@ static uint64_t hash_config(uint64_t h, const struct model_config *c)
 static uint64_t hash_sample(uint64_t h, const struct safetensors_tensor *t)
 {
     if (t->len_bytes <= N_SAMPLES * SAMPLE_BYTES)
-        return hash_bytes(h, t->data, t->len_bytes);
+        return fnv_bytes(h, t->data, t->len_bytes);
     size_t last = t->len_bytes - SAMPLE_BYTES;
     for (size_t i = 0; i < N_SAMPLES; i++)
-        h = hash_bytes(h, (const unsigned char *)t->data + last / (N_SAMPLES - 1) * i,
+        h = fnv_bytes(h, (const unsigned char *)t->data + last / (N_SAMPLES - 1) * i,
                        SAMPLE_BYTES);
     return h;
 }
 
 uint64_t checkpoint_hash(const struct model_config *config, const struct checkpoint_files *files)
 {
-    uint64_t h = hash_config(0xcbf29ce484222325u, config);
+    uint64_t h = hash_config(FNV_START, config);
     /* On a cold file read-ahead around each sample would fetch most of the model: seconds instead
      * of milliseconds for who only wants to look at it. */
     for (size_t i = 0; i < files->n_files; i++)

@@ -2,6 +2,7 @@
 #include "model/vocab.h"
 
 #include "model/tokenizer.h"
+#include "proto/fnv.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -64,9 +65,7 @@ static bool decode_symbols(const char *content, size_t n_content, char *out, siz
 
 static uint32_t hash_content(const char *content, size_t n)
 {
-    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a */
-    for (size_t i = 0; i < n; i++)
-        h = (h ^ (unsigned char)content[i]) * 0x100000001b3u;
+    uint64_t h = fnv_bytes(FNV_START, content, n);
     return (uint32_t)(h ^ h >> 32);
 }
 

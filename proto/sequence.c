@@ -144,3 +144,11 @@ enum status sequence_params_check(const struct sequence_params *p, uint32_t n_lo
         return st;
     return check_sampling(&p->sampling, vocab_size, err);
 }
+
+bool sequence_is_stop_id(const int32_t *stop_ids, uint32_t n, int32_t id)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (stop_ids[i] == id)
+            return true;
+    return false;
+}

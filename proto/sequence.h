@@ -6,6 +6,7 @@
 
 #include "proto/status.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum {
@@ -63,5 +64,8 @@ void sequence_params_init(struct sequence_params *p);
  * the field, the value and the allowed range. */
 enum status sequence_params_check(const struct sequence_params *p, uint32_t n_loops,
                                   uint32_t vocab_size, uint32_t max_positions, struct err *err);
+
+/* Is id one of the n stop ids? */
+bool sequence_is_stop_id(const int32_t *stop_ids, uint32_t n, int32_t id);
 
 #endif

@@ -2,8 +2,8 @@
  *
  * What can fail returns enum status and takes `struct err *err` last. STATUS_OK is 0. The first
  * function that detects a problem writes the message, with the values it saw, where it saw them and
- * what the user can do; callers pass it on unchanged or add where they were (err_wrap). Libraries neither print
- * nor exit. `err` may be NULL everywhere: then only the code is returned. */
+ * what the user can do; callers pass it on unchanged or add where they were (err_wrap). Libraries
+ * neither print nor exit. `err` may be NULL everywhere: then only the code is returned. */
 #ifndef PROTO_STATUS_H
 #define PROTO_STATUS_H
 

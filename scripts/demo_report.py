@@ -40,8 +40,9 @@ def main():
             loop = exact[key][1][0]
             row["exits"][loop] = row["exits"].get(loop, 0) + 1
     loops = sorted({loop for row in rows.values() for loop in row["exits"]} | {1, 2, 3, 4})
-    print("difficulty  prompts  right (early exit)  right (all loops)  exits at loop "
-          + "".join(f"{loop:>5}" for loop in loops) + "   mean")
+    print("                    right answers      got off at loop")
+    print("difficulty  n   early exit  all loops"
+          + "".join(f"{loop:>5}" for loop in loops) + "  mean")
     total = {"n": 0, "exact": 0, "full": 0, "sum": 0}
     for difficulty in sorted(rows):
         row = rows[difficulty]
@@ -51,13 +52,12 @@ def main():
         total["full"] += row["full"]
         total["sum"] += mean * row["n"]
         bar = bar_on + "#" * round(mean * 5) + bar_off
-        print(f"{difficulty:>10}  {row['n']:>7}  {row['exact']:>10} {100 * row['exact'] / row['n']:6.1f}%"
-              f"  {row['full']:>9} {100 * row['full'] / row['n']:6.1f}%                 "
-              + "".join(f"{row['exits'].get(loop, 0):>5}" for loop in loops) + f"   {mean:.2f} {bar}")
+        print(f"{difficulty:>10} {row['n']:>3}   {100 * row['exact'] / row['n']:9.1f}%"
+              f" {100 * row['full'] / row['n']:9.1f}%"
+              + "".join(f"{row['exits'].get(loop, 0):>5}" for loop in loops) + f"  {mean:.2f} {bar}")
     n = total["n"]
-    print(f"       all  {n:>7}  {total['exact']:>10} {100 * total['exact'] / n:6.1f}%"
-          f"  {total['full']:>9} {100 * total['full'] / n:6.1f}%                 "
-          + " " * 5 * len(loops) + f"   {total['sum'] / n:.2f} of {loops[-1]} loops")
+    print(f"       all {n:>3}   {100 * total['exact'] / n:9.1f}% {100 * total['full'] / n:9.1f}%"
+          + " " * 5 * len(loops) + f"  {total['sum'] / n:.2f} of {loops[-1]} loops")
 
 
 if __name__ == "__main__":

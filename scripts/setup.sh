@@ -8,6 +8,7 @@ want() { # package, then a command that succeeds when it is there
 }
 header() { printf '#include <%s>\n' "$1" | ${CC:-cc} -E -x c - ; }
 want gcc cc --version
+want libc6-dev header stdlib.h
 want make make --version
 want pkg-config pkg-config --version
 want openmpi-bin mpirun --version
@@ -19,7 +20,10 @@ want libutf8proc-dev pkg-config --exists libutf8proc
 want libcmocka-dev header cmocka.h
 want python3-numpy /usr/bin/python3 -c 'import numpy'
 want clang clang --version
-want libclang-rt-14-dev sh -c 'ls /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-x86_64.a || ls /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a'
+# The fuzzer's runtime has the compiler's version in its name; Debian 12 has 14.
+clang_major=$(clang -dumpversion 2>/dev/null | cut -d. -f1)
+[ -n "$clang_major" ] || clang_major=$(apt-cache depends clang 2>/dev/null | sed -n 's/.*clang-\([0-9]*\)$/\1/p' | head -n 1)
+want "libclang-rt-${clang_major:-14}-dev" sh -c 'ls /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-x86_64.a || ls /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a'
 [ -z "$need" ] && exit 0
 
 echo "setup: missing packages:$need"

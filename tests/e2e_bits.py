@@ -133,8 +133,8 @@ def main():
     odd = make_checkpoint("bits-bf16", "--dtype", "bf16", "--layers", 2, "--d-model", 90, "--ffn", 130,
                           "--heads", 5, "--kv-heads", 1, "--head-dim", 18, "--vocab", 71, "--loops", 3,
                           "--gate-scale", 2.5, "--seed", 32)
-    ids = {directory: [random.Random(7).randrange(vocab) for _ in range(150)]
-           for directory, vocab in ((DEMO, 49), (odd, 71))}
+    fixed = random.Random(7)
+    ids = {directory: [fixed.randrange(vocab) for _ in range(150)] for directory, vocab in ((DEMO, 49), (odd, 71))}
     for name, setting in settings(rng):
         for directory, vocab in ((DEMO, 49), (odd, 71)):
             which = directory.name

@@ -53,14 +53,6 @@ bool chain_take(struct chain_pool *pool, struct chain *chain, uint32_t n)
     return true;
 }
 
-void chain_free_item(struct chain_pool *pool, uint32_t item)
-{
-    assert(item < pool->n_items && pool->n_used > 0);
-    pool->next[item] = pool->free_head;
-    pool->free_head = item;
-    pool->n_used--;
-}
-
 void chain_free(struct chain_pool *pool, struct chain *chain)
 {
     assert(chain->n <= pool->n_used);

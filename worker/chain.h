@@ -35,8 +35,6 @@ void chain_free(struct chain_pool *pool, struct chain *chain);
 uint32_t chain_pop(struct chain_pool *pool, struct chain *chain);
 /* Appends a detached item. */
 void chain_push(struct chain_pool *pool, struct chain *chain, uint32_t item);
-/* Gives a detached item back to the pool. */
-void chain_free_item(struct chain_pool *pool, uint32_t item);
 /* Appends all of `from`, which becomes empty. */
 void chain_append(struct chain_pool *pool, struct chain *to, struct chain *from);
 

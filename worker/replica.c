@@ -227,16 +227,6 @@ const struct replica_geometry *replica_get_geometry(const struct replica *r)
     return &r->geometry;
 }
 
-const char *replica_isa(const struct replica *r)
-{
-    return kernels_isa(r->kernels);
-}
-
-int replica_threads(const struct replica *r)
-{
-    return kernels_threads(r->kernels);
-}
-
 /* Slots of neighbouring rows are often neighbours: one copy serves a run of them. */
 static uint32_t run_length(const int32_t *slots, uint32_t n)
 {

@@ -46,8 +46,6 @@ enum status replica_create(const struct checkpoint *checkpoint, const struct rep
                            struct replica **out, struct err *err);
 void replica_destroy(struct replica *r); /* NULL is fine */
 const struct replica_geometry *replica_get_geometry(const struct replica *r);
-const char *replica_isa(const struct replica *r);
-int replica_threads(const struct replica *r);
 
 /* Rows of d floats between messages (host bytes, any alignment) and slots. */
 enum status replica_write_rows(struct replica *r, const int32_t *slots, uint32_t n,

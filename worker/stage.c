@@ -65,7 +65,6 @@ enum status stage_create(const struct stage_config *config, struct stage **out, 
     struct stage *s = (struct stage *)memory;
     *s = plan;
     stage_memory_place(s, memory);
-    s->n_bytes = n_bytes;
     chain_pool_init(&s->slots, s->slots.next, c->n_slots);
     kv_blocks_init(&s->kv, s->kv.pool.next, s->kv.ids, c->n_blocks, c->block_size);
     s->batch.pool_ids = s->kv.ids;
@@ -80,11 +79,6 @@ enum status stage_create(const struct stage_config *config, struct stage **out, 
 void stage_destroy(struct stage *s)
 {
     free(s); /* everything lies behind it */
-}
-
-size_t stage_bytes(const struct stage *s)
-{
-    return s->n_bytes;
 }
 
 static void note_mate(struct stage *s, uint32_t mate, uint32_t flags)

@@ -109,11 +109,10 @@ struct stage_output {
 
 struct stage;
 
-/* All memory is taken here; its size is stage_bytes(). STATUS_INVALID (a size is 0, chunk > budget
- * is lowered and no error), STATUS_NO_MEMORY. */
+/* All memory is taken here. STATUS_INVALID (a size is 0, chunk > budget is lowered and no error),
+ * STATUS_NO_MEMORY. */
 enum status stage_create(const struct stage_config *config, struct stage **out, struct err *err);
 void stage_destroy(struct stage *s); /* NULL is fine */
-size_t stage_bytes(const struct stage *s);
 
 /* Handles one event. *out is the stage's own and valid until the next step, also after an error.
  * Returns STATUS_OK, or STATUS_CORRUPT for a frame that breaks the protocol (doubled, missing,

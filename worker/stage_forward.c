@@ -24,11 +24,7 @@ static bool is_stop_id(const struct sequence_params *p, uint32_t token_position,
 {
     if (token_position - p->prompt_tokens < p->min_tokens)
         return false; /* the sampler masks it there */
-    for (uint32_t i = 0; i < p->n_stop_ids; i++) {
-        if (p->stop_ids[i] == id)
-            return true;
-    }
-    return false;
+    return sequence_is_stop_id(p->stop_ids, p->n_stop_ids, id);
 }
 
 /* The one place where a frontier moves: F(t) never passes F(t-1), as far as this worker knows both.

@@ -71,7 +71,6 @@ struct stage_counters {
 
 struct stage {
     struct stage_config config;
-    size_t n_bytes;
 
     struct chain_pool slots;
     int32_t *slot_ids; /* [n_slots] token id of the slot's position */

@@ -1,5 +1,5 @@
-/* The worker's driver: one rank's loop around stage and replica. Takes messages, feeds the stage, carries out its output,
- * while the compute thread runs batches.
+/* The worker's driver: one rank's loop around stage and replica. Takes messages, feeds the stage,
+ * carries out its output, while the compute thread runs batches.
  *
  * worker_run returns when the coordinator says shutdown. */
 #ifndef WORKER_WORKER_H
@@ -13,23 +13,24 @@
 #include <stdint.h>
 
 struct worker_config {
-    const char *model_dir;   /* opened by the worker, so that every rank maps its own host's files */
-    int n_loops;             /* 0 = the file's T */
-    const char *backend;     /* "auto" */
-    const char *isa;         /* NULL = what the coordinator's welcome says */
+    const char *model_dir; /* opened by the worker, so that every rank maps its own host's files */
+    int n_loops;           /* 0 = the file's T */
+    const char *backend;   /* "auto" */
+    const char *isa;       /* NULL = what the coordinator's welcome says */
     enum dtype kv_dtype;
-    bool kv_dtype_auto;      /* F32 for F32 checkpoints, else BF16 */
-    uint32_t ring_size;      /* 0 = default */
+    bool kv_dtype_auto; /* F32 for F32 checkpoints, else BF16 */
+    uint32_t ring_size; /* 0 = default */
     uint32_t block_size;
     uint32_t max_batch_rows;
     uint32_t max_sequences;
     uint32_t prefill_chunk;
     enum batching batching;
     uint64_t wait_deadline_ns; /* 0 = by the rule */
-    uint64_t idle_timeout_ns;  /* give up when the coordinator says nothing during start; 0 = 120 s */
+    uint64_t idle_timeout_ns;  /* how long the start waits for the coordinator; 0 = 120 s */
 };
 
-/* Runs until shutdown. STATUS_OK after an orderly end. On a failure the coordinator has been told where possible. */
+/* Runs until shutdown. STATUS_OK after an orderly end. On a failure the coordinator has been told
+ * where possible. */
 enum status worker_run(struct transport *transport, const struct worker_config *config,
                        struct err *err);
 
