@@ -15,7 +15,6 @@ enum {
     AMX_COLS = 16, /* columns of a tile */
     AMX_STEP = 32, /* of k */
     AMX_TERMS = 3,
-    AMX_TILE_BYTES = 1024,
     AMX_TILE_FLOATS = 256,
 };
 
@@ -136,7 +135,7 @@ static void amx_pack(float *packed, const float *x, int n, int k, enum dtype dty
         for (int step = 0; step < n_steps; step++) {
             const int at = step * AMX_STEP;
             float *tiles[AMX_TERMS];
-            for (int t = 0; t < AMX_TERMS; t++)
+            for (int t = 0; t < amx_group_tiles(n_rows); t++)
                 tiles[t] = packed +
                            amx_tile_offset(row / AMX_COLS * AMX_TERMS + t, n_tiles, step, n_steps);
             amx_pack_step(tiles, x + (size_t)row * (size_t)k + at, n_rows, (size_t)k,
