@@ -69,7 +69,9 @@ FORCE:
 
 # Instruction sets by file name, so that the flags stay next to the code that needs them.
 $(BUILD)/%_avx2.o: ISA := -mavx2 -mfma -mf16c
-$(BUILD)/%_avx512.o: ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -mprefer-vector-width=512
+AVX512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -mprefer-vector-width=512
+$(BUILD)/%_avx512.o: ISA := $(AVX512)
+$(BUILD)/%_amx.o: ISA := $(AVX512) -mamx-tile -mamx-bf16
 
 # Fuzz targets do not reach the kernels, and clang needs ten minutes for their unrolled loops with -fsanitize=undefined.
 $(FUZZ_BUILD)/kernels/%.o: UNINSTRUMENTED := -fno-sanitize=all

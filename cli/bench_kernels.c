@@ -303,14 +303,14 @@ static int bench_parse(struct bench *b, int argc, char **argv)
         {"json", 0, OPTION_FLAG, &b->is_json, NULL, NULL, 0, 0, "print one JSON array", NULL},
         {"threads", 0, OPTION_INT, &b->n_threads, "N", NULL, 1, 1024,
          "compute threads (default: 1, then all cores)", NULL},
-        {"isa", 0, OPTION_CHOICE, &isa, NULL, "auto|portable|avx2|avx512", 0, 0, "instruction set",
-         NULL},
+        {"isa", 0, OPTION_CHOICE, &isa, NULL, "auto|portable|avx2|avx512|amx", 0, 0,
+         "instruction set", NULL},
         {"rows", 0, OPTION_STRING, &rows, "LIST", NULL, 0, 0,
          "row counts (default 1,2,4,8,16,32,64,256)", NULL},
         {"quick", 0, OPTION_FLAG, &b->is_quick, NULL, NULL, 0, 0, "half the memory, fewer repeats",
          NULL},
     };
-    static const char *const levels[] = {"auto", "portable", "avx2", "avx512"};
+    static const char *const levels[] = {"auto", "portable", "avx2", "avx512", "amx"};
     const struct option_group group = {own, sizeof own / sizeof own[0]};
     struct options_result args;
     struct err err = {0};

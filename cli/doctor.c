@@ -217,7 +217,7 @@ int cli_doctor(int argc, char **argv, char **program_argv)
     }
     print_machine();
     printf("self-test: one hash of all logits and tokens, whatever runs beside them\n");
-    static const char *const levels[] = {"portable", "avx2", "avx512"};
+    static const char *const levels[] = {"portable", "avx2", "avx512", "amx"};
     bool all_ok = true;
     for (size_t i = 0; i < sizeof levels / sizeof levels[0]; i++) {
         const char *lesser = kernels_cpu_lesser_isa(levels[i], kernels_cpu_best_isa());

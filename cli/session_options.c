@@ -41,7 +41,7 @@ struct option_group session_options_group(struct session_options *o, struct opti
          "workers of one ring (default: W up to 8)", NULL},
         {"backend", 0, OPTION_STRING, &o->backend, "NAME", NULL, 0, 0, "auto or cpu", NULL},
         {"isa", 0, OPTION_STRING, &o->isa, "LEVEL", NULL, 0, 0,
-         "portable, avx2, avx512 (default: best of all)", NULL},
+         "portable, avx2, avx512, amx (default: best of all)", NULL},
         {"kv-dtype", 0, OPTION_CHOICE, &o->kv_dtype, NULL, "auto|f32|bf16", 0, 0,
          "auto: f32 for f32 checkpoints, else bf16", NULL},
         {"block-size", 0, OPTION_INT, &o->block_size, "N", NULL, 1, 4096,

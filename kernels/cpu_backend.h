@@ -1,6 +1,6 @@
 /* Private to the CPU backend: its object, the pool, and the table of one instruction-set level.
  *
- * A level (portable, avx2, avx512) is a table of inner loops that work on one piece of an
+ * A level (portable, avx2, avx512, amx) is a table of inner loops that work on one piece of an
  * operation. The drivers (cpu_linear.c, cpu_attention.c, cpu_rows.c) cut an operation into pieces
  * and hand them to the pool. How an operation is cut never changes a result: a level's loop gives
  * every element the same order of additions in whatever piece it lies. */
@@ -60,12 +60,12 @@ struct cpu_linear_piece {
     const unsigned char *w; /* first output's row; rows are k elements apart */
     enum dtype dtype;
     int k;
-    int n_out;       /* 1 .. CPU_OUT_BLOCK */
-    int n;           /* rows */
-    const float *x;  /* packed by pack_row for this dtype */
+    int n_out;      /* 1 .. out_block */
+    int n;          /* rows */
+    const float *x; /* packed for these n rows by the same method */
     float *y;
     size_t y_stride;
-    float *sums;               /* scratch: n * CPU_OUT_BLOCK * lanes floats */
+    float *sums;               /* scratch_floats(n) */
     const unsigned char *next; /* the next piece's weights, to be prefetched; NULL: none */
 };
 
@@ -86,15 +86,26 @@ struct cpu_attention_piece {
     float *scratch; /* attention_scratch_floats */
 };
 
+/* How a level computes linear layers whose weights are of one dtype. */
+struct cpu_linear {
+    int out_block; /* outputs of a piece */
+    int row_step;  /* rows that pack tightest together */
+    /* Of the packed rows that share one reading of the weights: they must stay in L2. */
+    size_t x_bytes;
+    /* Of n rows of k, and of the sums of a piece of n rows. */
+    size_t (*packed_floats)(int n, int k);
+    size_t (*scratch_floats)(int n);
+    /* x [n, k] into the order in which piece reads it for this weight dtype. */
+    void (*pack)(float *packed, const float *x, int n, int k, enum dtype dtype);
+    void (*piece)(const struct cpu_linear_piece *piece);
+};
+
 struct cpu_level {
     const char *name;
-    int lanes;
+    /* By whether weights are bf16; f32 and f16 share one. */
+    const struct cpu_linear *linear[2];
     /* Widens n elements; src may be unaligned. */
     void (*widen)(float *dst, const void *src, enum dtype dtype, size_t n);
-    /* x [n, k] into the order in which linear_piece reads it for this weight dtype;
-     * n * cpu_packed_len(k) floats. */
-    void (*linear_pack)(float *packed, const float *x, int n, int k, enum dtype dtype);
-    void (*linear_piece)(const struct cpu_linear_piece *piece);
     void (*attention_piece)(const struct cpu_attention_piece *piece);
     /* y = x * gain / sqrt(mean(x^2) + eps); y may be x. */
     void (*norm_row)(float *y, const float *x, const float *gain, int d, float eps);
@@ -112,6 +123,8 @@ extern const struct cpu_level cpu_level_portable;
 #if defined(__x86_64__)
 extern const struct cpu_level cpu_level_avx2;
 extern const struct cpu_level cpu_level_avx512;
+extern const struct cpu_level cpu_level_amx; /* cpu_level_avx512 but for bf16 weights */
+extern const struct cpu_linear cpu_linear_amx;
 #endif
 
 static inline size_t cpu_packed_len(int k)

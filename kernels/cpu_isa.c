@@ -5,6 +5,8 @@
 #include <string.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 /* Ascending: a CPU that runs one runs those before it. */
@@ -13,12 +15,33 @@ static const struct cpu_level *const cpu_levels[] = {
 #if defined(__x86_64__)
     &cpu_level_avx2,
     &cpu_level_avx512,
+    &cpu_level_amx,
 #endif
 };
 enum { N_CPU_LEVELS = sizeof cpu_levels / sizeof cpu_levels[0] };
 
 /* Every name that exists anywhere, for clusters of different machines. */
-static const char *const level_names[] = {"portable", "avx2", "avx512"};
+static const char *const level_names[] = {"portable", "avx2", "avx512", "amx"};
+enum { N_LEVEL_NAMES = sizeof level_names / sizeof level_names[0] };
+
+#if defined(__x86_64__)
+/* Whether the CPU has tiles of bf16, and the system lets this process use them: it reserves the 8
+ * KiB of their state only for processes that ask, which all threads then share. Asking twice is
+ * harmless. */
+static bool cpu_has_amx(void)
+{
+    enum { AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24, OSXSAVE = 1 << 27 };
+    enum { XCR0_TILES = 3 << 17, REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+    unsigned eax, ebx, ecx, edx, xcr0, high;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || (ecx & OSXSAVE) == 0)
+        return false;
+    __asm__ volatile("xgetbv" : "=a"(xcr0), "=d"(high) : "c"(0));
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || (edx & AMX_BF16) == 0 ||
+        (edx & AMX_TILE) == 0 || (xcr0 & XCR0_TILES) != XCR0_TILES)
+        return false;
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+#endif
 
 static int cpu_best_level(void)
 {
@@ -32,7 +55,7 @@ static int cpu_best_level(void)
         return 0;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
-        return 2;
+        return cpu_has_amx() ? 3 : 2;
     return 1;
 #else
     return 0;
@@ -57,7 +80,7 @@ enum status cpu_level_find(const char *isa, const struct cpu_level **out, struct
         return STATUS_OK;
     }
     return err_set(err, STATUS_INVALID,
-                   "unknown instruction set '%s'; use auto, portable, avx2 or avx512", isa);
+                   "unknown instruction set '%s'; use auto, portable, avx2, avx512 or amx", isa);
 }
 
 const char *kernels_cpu_best_isa(void)
@@ -67,7 +90,7 @@ const char *kernels_cpu_best_isa(void)
 
 static int level_rank(const char *name)
 {
-    for (int i = 0; name != NULL && i < 3; i++)
+    for (int i = 0; name != NULL && i < N_LEVEL_NAMES; i++)
         if (strcmp(name, level_names[i]) == 0)
             return i;
     return -1;

@@ -6,8 +6,7 @@
 #include <stdlib.h>
 
 enum {
-    /* Rows that share one reading of the weights: their packed x must stay in L2. */
-    LINEAR_X_BYTES = 1024 * 1024,
+    /* Rows that share one reading of the weights. */
     LINEAR_MAX_ROWS = 96,
 };
 
@@ -22,18 +21,26 @@ struct linear_run {
     atomic_int next;
 };
 
-static int out_blocks(const struct kernels_weight *w)
+static const struct cpu_linear *linear_method(const struct cpu_backend *cpu,
+                                              const struct kernels_weight *w)
 {
-    return (w->rows + CPU_OUT_BLOCK - 1) / CPU_OUT_BLOCK;
+    return cpu->level->linear[w->dtype == DTYPE_BF16];
 }
 
-static int linear_row_block(int n, int k)
+static int out_blocks(const struct cpu_backend *cpu, const struct kernels_weight *w)
 {
-    size_t fit = LINEAR_X_BYTES / (cpu_packed_len(k) * sizeof(float));
-    int most = fit > LINEAR_MAX_ROWS ? LINEAR_MAX_ROWS : (int)fit;
-    most = most / CPU_TILE_ROWS * CPU_TILE_ROWS;
-    if (most < CPU_TILE_ROWS)
-        most = CPU_TILE_ROWS;
+    const int block = linear_method(cpu, w)->out_block;
+    return (w->rows + block - 1) / block;
+}
+
+static int linear_row_block(const struct cpu_linear *method, int n, int k)
+{
+    const int step = method->row_step;
+    size_t step_bytes = method->packed_floats(step, k) * sizeof(float);
+    int most = LINEAR_MAX_ROWS / step;
+    if (method->x_bytes / step_bytes < (size_t)most)
+        most = (int)(method->x_bytes / step_bytes);
+    most = (most < 1 ? 1 : most) * step;
     int n_blocks = (n + most - 1) / most;
     return (n + n_blocks - 1) / n_blocks;
 }
@@ -43,19 +50,21 @@ static struct cpu_linear_piece linear_piece_at(const struct linear_run *run, int
 {
     int row = index / run->n_out_blocks * run->row_block;
     int block = index % run->n_out_blocks, job = 0;
-    while (block >= out_blocks(run->w[job]))
-        block -= out_blocks(run->w[job++]);
+    while (block >= out_blocks(run->cpu, run->w[job]))
+        block -= out_blocks(run->cpu, run->w[job++]);
     const struct kernels_weight *w = run->w[job];
-    const int first = block * CPU_OUT_BLOCK;
-    const size_t stride = cpu_packed_len(run->k);
+    const struct cpu_linear *method = linear_method(run->cpu, w);
+    const int first = block * method->out_block;
+    const size_t row_block_floats = method->packed_floats(run->row_block, run->k);
     return (struct cpu_linear_piece){
         .w =
             (const unsigned char *)w->data + (size_t)first * (size_t)run->k * dtype_bytes(w->dtype),
         .dtype = w->dtype,
         .k = run->k,
-        .n_out = w->rows - first < CPU_OUT_BLOCK ? w->rows - first : CPU_OUT_BLOCK,
+        .n_out = w->rows - first < method->out_block ? w->rows - first : method->out_block,
         .n = run->n - row < run->row_block ? run->n - row : run->row_block,
-        .x = run->packed[w->dtype == DTYPE_BF16] + (size_t)row * stride,
+        .x = run->packed[w->dtype == DTYPE_BF16] +
+             (size_t)(index / run->n_out_blocks) * row_block_floats,
         .y = run->y[job] + (size_t)row * (size_t)w->rows + first,
         .y_stride = (size_t)w->rows,
     };
@@ -73,7 +82,7 @@ static void linear_work(void *context, int thread)
         if (after < n_pieces)
             piece.next = linear_piece_at(run, after).w;
         piece.sums = run->cpu->threads[thread].data;
-        run->cpu->level->linear_piece(&piece);
+        run->cpu->level->linear[piece.dtype == DTYPE_BF16]->piece(&piece);
         at = after;
     }
 }
@@ -81,13 +90,15 @@ static void linear_work(void *context, int thread)
 static enum status linear_pack(struct cpu_backend *cpu, struct linear_run *run, const float *x,
                                struct err *err)
 {
-    const size_t stride = cpu_packed_len(run->k);
-    const size_t area = (size_t)run->n * stride;
     bool has[2] = {false, false};
     for (int j = 0; j < run->n_jobs; j++)
         has[run->w[j]->dtype == DTYPE_BF16] = true;
-    enum status st = cpu_scratch_grow(
-        &cpu->packed, (size_t)(has[0] + has[1]) * area * sizeof(float), "linear input", err);
+    size_t block_floats[2], len = 0;
+    for (int order = 0; order < 2; order++) {
+        block_floats[order] = cpu->level->linear[order]->packed_floats(run->row_block, run->k);
+        len += has[order] ? (size_t)run->n_row_blocks * block_floats[order] : 0;
+    }
+    enum status st = cpu_scratch_grow(&cpu->packed, len * sizeof(float), "linear input", err);
     if (st != STATUS_OK)
         return st;
     float *at = cpu->packed.data;
@@ -95,12 +106,11 @@ static enum status linear_pack(struct cpu_backend *cpu, struct linear_run *run, 
         run->packed[order] = at;
         if (!has[order])
             continue;
-        for (int row = 0; row < run->n; row += run->row_block) {
+        for (int row = 0; row < run->n; row += run->row_block, at += block_floats[order]) {
             int n = run->n - row < run->row_block ? run->n - row : run->row_block;
-            cpu->level->linear_pack(at + (size_t)row * stride, x + (size_t)row * (size_t)run->k, n,
-                                    run->k, order == 1 ? DTYPE_BF16 : DTYPE_F32);
+            cpu->level->linear[order]->pack(at, x + (size_t)row * (size_t)run->k, n, run->k,
+                                            order == 1 ? DTYPE_BF16 : DTYPE_F32);
         }
-        at += area;
     }
     return STATUS_OK;
 }
@@ -110,14 +120,18 @@ enum status cpu_linear(struct kernels_stream *s, float *const *y, const float *x
 {
     struct cpu_backend *cpu = cpu_backend_of(s);
     struct linear_run run = {.cpu = cpu, .y = y, .w = w, .n_jobs = n_jobs, .n = n, .k = w[0]->cols};
-    run.row_block = linear_row_block(n, run.k);
+    /* Rows are cut alike for all weights: as the first asks. */
+    run.row_block = linear_row_block(linear_method(cpu, w[0]), n, run.k);
+    run.n_row_blocks = (n + run.row_block - 1) / run.row_block;
     enum status st = linear_pack(cpu, &run, x, err);
     if (st != STATUS_OK)
         return st;
-    run.n_row_blocks = (n + run.row_block - 1) / run.row_block;
-    for (int j = 0; j < n_jobs; j++)
-        run.n_out_blocks += out_blocks(w[j]);
-    const size_t sums = (size_t)run.row_block * CPU_OUT_BLOCK * (size_t)cpu->level->lanes;
+    size_t sums = 0;
+    for (int j = 0; j < n_jobs; j++) {
+        size_t need = linear_method(cpu, w[j])->scratch_floats(run.row_block);
+        sums = need > sums ? need : sums;
+        run.n_out_blocks += out_blocks(cpu, w[j]);
+    }
     for (int t = 0; t < cpu->base.n_threads; t++) {
         st = cpu_scratch_grow(&cpu->threads[t], sums * sizeof(float), "linear", err);
         if (st != STATUS_OK)

@@ -46,7 +46,7 @@ struct kernels_weight {
 };
 
 struct kernels_options {
-    const char *isa; /* CPU: "auto", "portable", "avx2", "avx512"; NULL is "auto" */
+    const char *isa; /* CPU: "auto", "portable", "avx2", "avx512", "amx"; NULL is "auto" */
     int n_threads;   /* CPU: threads that compute, the caller's included; 0 = all cores */
     bool may_spin;   /* CPU: pool threads may spin briefly for the next operation; set it only when
                       * every computing thread of this host has a core to itself */

@@ -115,7 +115,7 @@ def test_isas(c):
     model = c.reference.Model(directory)
     ids = [5, 1, 70, 33, 2, 2, 9]
     hidden, _ = model.forward(ids)
-    for isa in ("portable", "avx2", "avx512"):
+    for isa in ("portable", "avx2", "avx512", "amx"):
         try:
             found = run_ok("lens", directory, "--ids", ids_text(ids), "--top", model.vocab, "--kv-dtype",
                            "f32", "--isa", isa, "--json").json()

@@ -163,7 +163,7 @@ static inline void must(enum status st, const struct err *err)
         fail_msg("%s: %s", status_name(st), err->message);
 }
 
-static const char *const all_isas[] = {"portable", "avx2", "avx512"};
-enum { N_ISAS = 3 };
+static const char *const all_isas[] = {"portable", "avx2", "avx512", "amx"};
+enum { N_ISAS = 4 };
 
 #endif

@@ -2,6 +2,9 @@
  */
 #include "tests/kernels_reference.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
 
 static void run_linear(const struct backend *b, float *const *y, const float *x,
@@ -71,6 +74,8 @@ static void test_kernels_linear_matches_double_when_k_is_blocked(void **state)
             continue;
         for (int t = 0; t < 3; t++)
             check_linear(&b, dtypes[t], 2100, 50, 13, 0);
+        check_linear(&b, DTYPE_BF16, 2048, 33, 35, 2);
+        check_linear(&b, DTYPE_BF16, 5632, 19, 37, 1);
         backend_close(&b);
     }
 }
@@ -128,6 +133,116 @@ static void test_kernels_linear_is_batch_invariant(void **state)
     }
 }
 
+/* Rows so long that few share one reading of the weights: each alone must repeat the batch. */
+static void test_kernels_linear_is_invariant_when_rows_are_cut(void **state)
+{
+    (void)state;
+    enum { K = 5632, OUT = 40, N = 70 };
+    static const int rows[] = {0, 15, 16, 31, 32, 35, 36, 48, 64, 69};
+    float *x = random_floats(5, (size_t)N * K), *y = guarded_floats((size_t)N * OUT);
+    struct random_weight data = random_weight(6, (size_t)OUT * K, DTYPE_BF16, 0);
+    const struct kernels_weight w = {
+        .data = data.data, .dtype = DTYPE_BF16, .rows = OUT, .cols = K};
+    for (int i = 0; i < N_ISAS; i++) {
+        struct backend b;
+        if (!backend_open(all_isas[i], 2, &b))
+            continue;
+        run_linear(&b, &y, x, &w, 1, N);
+        for (size_t r = 0; r < sizeof rows / sizeof rows[0]; r++) {
+            float one[OUT], *out = one;
+            run_linear(&b, &out, x + (size_t)rows[r] * K, &w, 1, 1);
+            assert_memory_equal(one, y + (size_t)rows[r] * OUT, sizeof one);
+        }
+        backend_close(&b);
+    }
+    guarded_free(y, (size_t)N * OUT);
+    free(data.owner);
+    free(x);
+}
+
+/* Weights of which row o is a single one, at element o: y must repeat the bits of x. */
+static void test_kernels_linear_keeps_every_bit_of_x(void **state)
+{
+    (void)state;
+    enum { K = 70, N = 19 };
+    float x[N * K], y[N * K], *out = y;
+    uint16_t ones[K * K] = {0};
+    uint64_t seed = 11;
+    for (int i = 0; i < N * K; i++)
+        x[i] = ldexpf(random_float(&seed), i % 160 - 80);
+    for (int o = 0; o < K; o++)
+        ones[o * K + o] = dtype_to_bf16(1.0f);
+    const struct kernels_weight w = {.data = ones, .dtype = DTYPE_BF16, .rows = K, .cols = K};
+    for (int i = 0; i < N_ISAS; i++) {
+        struct backend b;
+        if (!backend_open(all_isas[i], 1, &b))
+            continue;
+        memset(y, 0xff, sizeof y);
+        run_linear(&b, &out, x, &w, 1, N);
+        assert_memory_equal(y, x, sizeof x);
+        backend_close(&b);
+    }
+}
+
+/* What is not finite in a row or in an output's weights shows there and nowhere else. */
+static void test_kernels_linear_shows_what_is_not_finite(void **state)
+{
+    (void)state;
+    enum { K = 37, OUT = 35, N = 18, ROW = 7, OUTPUT = 20 };
+    static const float bad[] = {NAN, INFINITY, -INFINITY};
+    for (int i = 0; i < N_ISAS * 3; i++) {
+        struct backend b;
+        if (!backend_open(all_isas[i / 3], 1, &b))
+            continue;
+        float *x = random_floats(12, (size_t)N * K), y[N * OUT], *out = y;
+        struct random_weight data = random_weight(13, (size_t)OUT * K, DTYPE_BF16, 0);
+        const struct kernels_weight w = {
+            .data = data.data, .dtype = DTYPE_BF16, .rows = OUT, .cols = K};
+        const uint16_t bits = dtype_to_bf16(bad[i % 3]);
+        x[ROW * K + 34] = bad[i % 3];
+        memcpy(data.data + (OUTPUT * K + 3) * 2, &bits, 2);
+        run_linear(&b, &out, x, &w, 1, N);
+        for (int r = 0; r < N; r++)
+            for (int o = 0; o < OUT; o++)
+                assert_int_equal(isfinite(y[r * OUT + o]) != 0, r != ROW && o != OUTPUT);
+        backend_close(&b);
+        free(data.owner);
+        free(x);
+    }
+}
+
+/* The page after the matrix cannot be read. */
+static void test_kernels_linear_reads_no_further_than_the_matrix(void **state)
+{
+    (void)state;
+    enum { N = 20, MOST_K = 65, MOST_OUT = 65 };
+    static const int shapes[][2] = {{1, 1}, {3, 17}, {31, 15}, {33, 16}, {64, 33}, {65, 65}};
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), len = 8 * page;
+    unsigned char *area =
+        mmap(NULL, len + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(area != MAP_FAILED && len >= (size_t)MOST_K * MOST_OUT * 4);
+    assert_int_equal(mprotect(area + len, page, PROT_NONE), 0);
+    float *x = random_floats(14, (size_t)N * MOST_K), y[N * MOST_OUT], *out = y;
+    for (int i = 0; i < N_ISAS * 3; i++) {
+        struct backend b;
+        if (!backend_open(all_isas[i / 3], 1, &b))
+            continue;
+        for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
+            const int k = shapes[s][0], n_out = shapes[s][1];
+            const enum dtype dtype = dtypes[i % 3];
+            struct kernels_weight w = {.dtype = dtype, .rows = n_out, .cols = k};
+            w.data = area + len - (size_t)k * (size_t)n_out * dtype_bytes(dtype);
+            run_linear(&b, &out, x, &w, 1, 1);
+            run_linear(&b, &out, x, &w, 1, N);
+            for (int j = 0; j < N * n_out; j++)
+                assert_true(y[j] == 0.0f);
+        }
+        backend_close(&b);
+    }
+    free(x);
+    munmap(area, len + page);
+}
+
 static void test_kernels_linear_mixes_dtypes_in_one_call(void **state)
 {
     (void)state;
@@ -181,6 +296,10 @@ int main(void)
         cmocka_unit_test(test_kernels_linear_matches_double),
         cmocka_unit_test(test_kernels_linear_matches_double_when_k_is_blocked),
         cmocka_unit_test(test_kernels_linear_is_batch_invariant),
+        cmocka_unit_test(test_kernels_linear_is_invariant_when_rows_are_cut),
+        cmocka_unit_test(test_kernels_linear_keeps_every_bit_of_x),
+        cmocka_unit_test(test_kernels_linear_shows_what_is_not_finite),
+        cmocka_unit_test(test_kernels_linear_reads_no_further_than_the_matrix),
         cmocka_unit_test(test_kernels_linear_mixes_dtypes_in_one_call),
         cmocka_unit_test(test_kernels_linear_rejects_shapes_that_do_not_fit),
     };

@@ -81,6 +81,8 @@ static void test_kernels_isa_levels_have_an_order(void **state)
     (void)state;
     assert_string_equal(kernels_cpu_lesser_isa("avx512", "avx2"), "avx2");
     assert_string_equal(kernels_cpu_lesser_isa("portable", "avx512"), "portable");
+    assert_string_equal(kernels_cpu_lesser_isa("avx512", "amx"), "avx512");
+    assert_string_equal(kernels_cpu_lesser_isa("amx", "amx"), "amx");
     assert_null(kernels_cpu_lesser_isa("avx512", "neon"));
     assert_null(kernels_cpu_lesser_isa(NULL, "avx2"));
     struct backend b;
