@@ -134,8 +134,9 @@ enum status coordinator_plan(const struct coordinator *c, struct control_welcome
         memset(welcome, 0, sizeof *welcome);
         snprintf(welcome->isa, sizeof welcome->isa, "%s", isa);
         welcome->n_threads = n_threads;
-        /* A spinning thread must not take the core of one that works; one core is for rank 0. */
-        welcome->may_spin = (uint64_t)share.n_workers * n_threads + 1 <= n_cores;
+        /* A spinning thread must not take the core of one that works. Rank 0 needs a core for
+         * microseconds a token, so none is kept for it. */
+        welcome->may_spin = (uint64_t)share.n_workers * n_threads <= n_cores;
         st = plan_memory(c, h->host, &share, &welcome->kv_bytes, err);
     }
     return st;

@@ -6,9 +6,9 @@
 #include <stdlib.h>
 
 enum {
-    /* About 50 microseconds where a pause takes 140 cycles: the gap between two operations of a
+    /* About 200 microseconds where a pause takes 140 cycles: the gap between two operations of a
        block. */
-    POOL_SPINS = 250,
+    POOL_SPINS = 1000,
     POOL_PAUSES = 4,
 };
 

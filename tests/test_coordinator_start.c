@@ -46,9 +46,27 @@ static void test_coordinator_start_shares_out_each_host(void **state)
         assert_string_equal(c->fakes[w].welcome.isa, "avx2"); /* the least of all */
     }
     assert_int_equal(c->fakes[0].welcome.n_threads, 2); /* 8 cores, 3 workers */
-    assert_true(c->fakes[0].welcome.may_spin);          /* 3 x 2 + 1 <= 8 */
+    assert_true(c->fakes[0].welcome.may_spin);          /* 3 x 2 <= 8 */
     assert_int_equal(c->fakes[3].welcome.n_threads, 1);
-    assert_false(c->fakes[3].welcome.may_spin);
+    assert_true(c->fakes[3].welcome.may_spin);
+    cluster_close(c);
+}
+
+static void test_coordinator_start_lets_nobody_spin_on_crowded_cores(void **state)
+{
+    (void)state;
+    struct err err = {0};
+    struct cluster *c = cluster_open(3);
+    for (int w = 0; w < 3; w++)
+        c->fakes[w].hello.n_cores = 2;
+    c->config.kv_bytes = 1 << 20;
+    if (cluster_start(c, &err) != STATUS_OK)
+        fail_msg("%s", err.message);
+    cluster_stop(c);
+    for (int w = 0; w < 3; w++) {
+        assert_int_equal(c->fakes[w].welcome.n_threads, 1);
+        assert_false(c->fakes[w].welcome.may_spin);
+    }
     cluster_close(c);
 }
 
@@ -216,6 +234,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_coordinator_start_shares_out_each_host),
+        cmocka_unit_test(test_coordinator_start_lets_nobody_spin_on_crowded_cores),
         cmocka_unit_test(test_coordinator_start_names_the_rank_with_another_model),
         cmocka_unit_test(test_coordinator_start_names_another_version),
         cmocka_unit_test(test_coordinator_start_passes_on_a_failed_hello),
