@@ -113,10 +113,13 @@ enum status cpu_attention(struct kernels_stream *s, float *out, const float *q, 
                                 .kv = kv,
                                 .layer = layer};
     int longest = 0;
+    double n_products = 0, n_positions_all = 0;
     for (int i = 0; i < batch->n_segments; i++) {
         const struct kernels_segment *segment = &batch->segments[i];
         int n_positions = segment->first_position + segment->n_rows;
         longest = n_positions > longest ? n_positions : longest;
+        n_products += (double)segment->n_rows * n_positions;
+        n_positions_all += n_positions;
         run.n_pieces += segment_tiles(&run, segment) * kv->n_kv_heads;
     }
     const size_t floats = cpu_attention_scratch_floats(kv->head_dim, longest);
@@ -126,6 +129,12 @@ enum status cpu_attention(struct kernels_stream *s, float *out, const float *q, 
         if (st != STATUS_OK)
             return st;
     }
-    cpu_pool_run(cpu->pool, attention_work, &run);
+    /* Two products and 2 * D elements of K and V for each position. */
+    if (cpu_pool_is_worth(2 * n_products * n_heads * kv->head_dim,
+                          2 * n_positions_all * kv->n_kv_heads * kv->head_dim *
+                              (double)dtype_bytes(kv->dtype)))
+        cpu_pool_run(cpu->pool, attention_work, &run);
+    else
+        attention_work(&run, 0);
     return STATUS_OK;
 }

@@ -23,6 +23,10 @@ void cpu_pool_destroy(struct cpu_pool *pool); /* NULL is fine */
 /* Runs work(context, t) for t in 0 .. n_threads - 1, each on a thread of its own (0 is the caller),
  * and returns when all are done. */
 void cpu_pool_run(struct cpu_pool *pool, void (*work)(void *context, int thread), void *context);
+/* Is an operation of so many multiply-adds over so many bytes long enough that waking the helpers
+ * pays? Work that takes its pieces from a counter may as well be called for thread 0 alone: the
+ * results are the same. */
+bool cpu_pool_is_worth(double n_multiply_adds, double n_bytes);
 
 /* ---- memory (cpu_memory.c) --------------------------------------------------------------------
  */

@@ -137,6 +137,15 @@ enum status cpu_linear(struct kernels_stream *s, float *const *y, const float *x
         if (st != STATUS_OK)
             return st;
     }
-    cpu_pool_run(cpu->pool, linear_work, &run);
+    double n_weights = 0, n_bytes = 0;
+    for (int j = 0; j < n_jobs; j++) {
+        double size = (double)w[j]->rows * w[j]->cols;
+        n_weights += size;
+        n_bytes += size * (double)dtype_bytes(w[j]->dtype);
+    }
+    if (cpu_pool_is_worth(n_weights * n, n_bytes))
+        cpu_pool_run(cpu->pool, linear_work, &run);
+    else
+        linear_work(&run, 0);
     return STATUS_OK;
 }

@@ -85,6 +85,13 @@ static void pool_start(struct cpu_pool *pool, bool is_stopping)
     pthread_mutex_unlock(&pool->mutex);
 }
 
+bool cpu_pool_is_worth(double n_multiply_adds, double n_bytes)
+{
+    /* Some 40 microseconds of one core either way; to wake a helper and to meet again takes 5
+     * to 50. */
+    return n_multiply_adds > 2e6 || n_bytes > 5e5;
+}
+
 void cpu_pool_run(struct cpu_pool *pool, void (*work)(void *context, int thread), void *context)
 {
     if (pool->n_started > 0) {

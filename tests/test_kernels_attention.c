@@ -222,6 +222,8 @@ static void test_kernels_attention_is_batch_invariant(void **state)
         check_invariance(all_isas[i], DTYPE_F32, 3, 3, 18);
         check_invariance(all_isas[i], DTYPE_BF16, 4, 2, 32);
         check_invariance(all_isas[i], DTYPE_BF16, 5, 1, 128);
+        /* single rows that are worth all threads */
+        check_invariance(all_isas[i], DTYPE_F32, 12, 12, 128);
     }
 }
 

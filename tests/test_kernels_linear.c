@@ -129,7 +129,7 @@ static void test_kernels_linear_is_batch_invariant(void **state)
         backend_close(&b);
         for (int t = 0; t < 3; t++)
             check_invariance(all_isas[i], dtypes[t], 75);
-        check_invariance(all_isas[i], DTYPE_BF16, 1100);
+        check_invariance(all_isas[i], DTYPE_BF16, 2100); /* every call is worth all threads */
     }
 }
 
