@@ -243,7 +243,7 @@ int cli_bench_engine(int argc, char **argv, char **program_argv)
     const struct option_spec own[] = {
         {"json", 0, OPTION_FLAG, &as_json, NULL, NULL, 0, 0, "print one JSON object", NULL},
         {"bound", 0, OPTION_FLAG, &with_bound, NULL, NULL, 0, 0,
-         "compare one stream with read bandwidth", NULL},
+         "one stream, compared with read bandwidth", NULL},
         {"outputs", 0, OPTION_STRING, &outputs, "FILE", NULL, 0, 0,
          "write every request's tokens, a JSON line each", NULL},
     };
@@ -266,6 +266,8 @@ int cli_bench_engine(int argc, char **argv, char **program_argv)
     if (session_take_model(&args, &so.model, &err) != STATUS_OK ||
         bench_workload_parse(&workload, &err) != STATUS_OK)
         return cli_fail_usage("bench engine", &err);
+    if (with_bound)
+        workload.concurrency = 1; /* the bound is one stream's */
     struct bench_engine b = {.workload = &workload};
     struct bench_report report = {0};
     int exit_code;

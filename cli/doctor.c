@@ -227,6 +227,9 @@ int cli_doctor(int argc, char **argv, char **program_argv)
         }
         all_ok = doctor_check_level(model, levels[i], program_argv) && all_ok;
     }
+    if (strcmp(kernels_cpu_best_isa(), "amx") == 0)
+        printf("  (amx differs from avx512 for bf16 weights only: with f32 weights both hash "
+               "alike)\n");
     printf("%s\n", all_ok ? "all well" : "FAILED: results depend on the batch; please report this");
     return all_ok ? CLI_OK : CLI_FAILURE;
 }

@@ -29,11 +29,15 @@ static const char *human_bytes(double bytes, char *out, size_t cap_bytes)
     return out;
 }
 
-/* How many positions (at all loops) the pool of one worker holds when `workers` share this host. */
-static uint64_t positions_that_fit(const struct checkpoint *cp, enum dtype kv, int n_workers)
+enum { DEFAULT_SEQUENCES = 256, ANY_NUMBER = 1 << 20 };
+
+/* How many positions (at all loops) the pools of n_workers on this host hold together, when they
+ * are sized for n_sequences and for what memory allows. */
+static uint64_t positions_that_fit(const struct checkpoint *cp, enum dtype kv, int n_workers,
+                                   uint32_t n_sequences)
 {
     uint64_t kv_bytes = coordinator_auto_kv_bytes(&cp->config, kv, host_memory_available_bytes(),
-                                                  (uint32_t)n_workers, 256);
+                                                  (uint32_t)n_workers, n_sequences);
     struct replica_config config = {
         .kv_dtype = kv, .kv_bytes = kv_bytes, .block_size = 16, .max_batch_rows = 256};
     struct replica_geometry geometry;
@@ -52,8 +56,9 @@ static void print_json(const struct checkpoint *cp, enum dtype kv)
     json_t *fits = json_object();
     static const char *const names[] = {"1", "2", "4", "8"};
     for (int i = 0; i < 4; i++)
-        json_object_set_new(fits, names[i],
-                            json_integer((json_int_t)positions_that_fit(cp, kv, 1 << i)));
+        json_object_set_new(
+            fits, names[i],
+            json_integer((json_int_t)positions_that_fit(cp, kv, 1 << i, DEFAULT_SEQUENCES)));
     json_t *root = json_pack(
         "{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:b, s:I, s:I, s:s, s:s, s:I, "
         "s:I, "
@@ -93,11 +98,14 @@ static void print_text(const char *dir, const struct checkpoint *cp, enum dtype 
     printf("  KV (%s)%*s%.0f bytes a position and loop, %.0f at %d loops; parked row %d\n",
            dtype_name(kv), (int)(8 - strlen(dtype_name(kv))), "", per_loop, per_loop * c->n_loops,
            c->n_loops, 4 * c->d_model);
-    printf("  fits here    %s free; positions with 1, 2, 4, 8 workers:\n              ",
+    printf("  fits here    %llu positions in 3/4 of the %s that are free\n",
+           (unsigned long long)positions_that_fit(cp, kv, 1, ANY_NUMBER),
            human_bytes((double)host_memory_available_bytes(), size, sizeof size));
+    printf("  by default   ");
     for (int workers = 1; workers <= 8; workers *= 2)
-        printf(" %llu%s", (unsigned long long)positions_that_fit(cp, kv, workers),
-               workers < 8 ? "," : "\n");
+        printf("%llu%s", (unsigned long long)positions_that_fit(cp, kv, workers, DEFAULT_SEQUENCES),
+               workers < 8 ? ", " : " with 1, 2, 4, 8 workers;");
+    printf("\n               --kv-memory and --max-sequences change it\n");
 }
 
 int cli_info(int argc, char **argv, char **program_argv)

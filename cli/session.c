@@ -292,9 +292,13 @@ enum status session_prompt_ids(const struct session *s, const char *ids_text, co
             .role = "user", .content = text, .content_bytes = strlen(text)};
         status = chat_encode(s->tokenizer, &message, 1, thinking, ids, n_ids, err);
     } else {
-        status =
-            tokenizer_encode(s->tokenizer, text, strlen(text),
-                             TOKENIZER_PARSE_SPECIAL | TOKENIZER_ADD_BOS, ids, n_ids, NULL, err);
+        size_t n_dropped = 0;
+        status = tokenizer_encode(s->tokenizer, text, strlen(text),
+                                  TOKENIZER_PARSE_SPECIAL | TOKENIZER_ADD_BOS, ids, n_ids,
+                                  &n_dropped, err);
+        if (status == STATUS_OK && n_dropped > 0)
+            fprintf(stderr, "carousel: %zu bytes of the prompt have no token and are left out\n",
+                    n_dropped);
     }
     if (status != STATUS_OK)
         return status;

@@ -86,6 +86,14 @@ enum status session_split_arguments(const struct options_result *args, const cha
         *model = args->positionals[at++];
     if (at < n && !has_ids)
         *prompt = args->positionals[at++];
+    /* A path that leads nowhere is a typing error, and no prompt for the bundled model. */
+    if (n == 1 && !is_first_model && *prompt != NULL && strchr(*prompt, '/') != NULL &&
+        strpbrk(*prompt, " \t\n") == NULL)
+        return err_set(
+            err, STATUS_INVALID,
+            "model directory %s does not exist; to have this text continued, give MODEL and "
+            "PROMPT",
+            *prompt);
     if (at < n)
         return err_set(err, STATUS_INVALID,
                        "unexpected argument '%s'; quote a prompt that has spaces",
