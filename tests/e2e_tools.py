@@ -94,7 +94,7 @@ def prompt_from_standard_input(c):
         for text in (prompt, prompt + "\n"):
             found = run_ok(name, "-", *options, "--json", stdin=text).json()
             c.equal(found["prompt_ids"], ids, f"{name} - with {text[-2:]!r} at the end")
-        for text, words in (("", "the prompt is empty"), ("a\0b", "NUL byte at offset 1")):
+        for text, words in (("a\0b", "NUL byte at offset 1"), ("a\n\0", "NUL byte at offset 2")):
             result = run(name, "-", *options, stdin=text)
             c.check(result.code == 1 and words in result.err and result.err.count("\n") == 1, f"{name} -: {result}")
 
