@@ -1,4 +1,5 @@
 /* `carousel batch`: a file of requests in, a file of answers out, resumable. */
+#include "cli/batch_hash.h"
 #include "cli/batch_resume.h"
 #include "cli/batch_run.h"
 #include "cli/batch_summary.h"
@@ -75,7 +76,7 @@ static void hold_signals(const struct session_options *so)
     sigaddset(&set, SIGTERM);
     if (!becomes_mpirun)
         sigprocmask(SIG_BLOCK, &set, NULL);
-    /* -o - into a reader that has left: an error of write, not a silent end. */
+    /* A reader of -o - that has left is an error of write first: the ranks end in order. */
     signal(SIGPIPE, SIG_IGN);
 }
 
@@ -108,7 +109,7 @@ static enum status open_files(struct batch *b, const struct batch_options *o, st
     if (strcmp(o->input, "-") != 0)
         batch_input_count(o->input, &b->totals.n_total);
     if (!o->is_quiet && resume.n_answers > 0)
-        fprintf(stderr, "batch: %s has %llu answers; going on from there%s\n", o->output,
+        fprintf(stderr, "batch: %s has %llu lines already; going on from there%s\n", o->output,
                 (unsigned long long)resume.n_answers,
                 resume.cut_bytes > 0 ? " (cut an unfinished last line)" : "");
     return STATUS_OK;
@@ -146,6 +147,30 @@ static uint32_t choose_window(const struct session *s)
     return window < 4096 ? (uint32_t)window : 4096;
 }
 
+/* The same command would do the rest: not where nothing holds what was written. */
+static bool can_go_on(const struct batch_options *o, enum status status)
+{
+    return status != STATUS_INVALID && strcmp(o->output, "-") != 0;
+}
+
+/* What --kv-dtype auto comes to. */
+static bool has_bf16_kv(const struct session *s)
+{
+    return s->options.kv_dtype == 2 ||
+           (s->options.kv_dtype == 0 && s->checkpoint->dtype != DTYPE_F32);
+}
+
+/* As a program ends that writes into a pipe nobody reads any more: no word, by SIGPIPE. A rank
+ * leaves that to the program that started the job: mpirun talks about ranks that signals end. */
+static int end_without_reader(void)
+{
+    if (!launch_is_rank()) {
+        signal(SIGPIPE, SIG_DFL);
+        raise(SIGPIPE);
+    }
+    return CLI_FAILURE;
+}
+
 static enum status run(struct batch *b, const struct batch_options *o, struct err *err)
 {
     enum status status = open_files(b, o, err);
@@ -162,13 +187,15 @@ static enum status run(struct batch *b, const struct batch_options *o, struct er
              (unsigned)getpid() & 0xfffff);
     name_model(b->session->model_dir, b->model_name, sizeof b->model_name);
     b->window = choose_window(b->session);
+    b->run_hash = batch_hash_run(b->defaults, &b->session->checkpoint->config,
+                                 b->session->checkpoint->fingerprint, has_bf16_kv(b->session));
     progress_init(&b->progress, "batch", o->is_quiet);
     if (status == STATUS_OK)
         status = batch_run(b, err);
     if (status == STATUS_OK)
         status = report(b, o, err);
-    else if (b->totals.n_done > b->totals.n_skipped && !o->is_quiet)
-        fprintf(stderr, "batch: %llu lines were answered; the same command does the rest\n",
+    else if (b->totals.n_done > b->totals.n_skipped && !o->is_quiet && can_go_on(o, status))
+        fprintf(stderr, "batch: %llu lines are done; the same command does the rest\n",
                 (unsigned long long)(b->totals.n_done - b->totals.n_skipped));
     return status;
 }
@@ -229,7 +256,8 @@ int cli_batch(int argc, char **argv, char **program_argv)
     batch_ids_init(&b.ids);
     enum status status = run(&b, &o, &err);
     exit_code = CLI_OK;
-    if (status != STATUS_OK)
+    bool is_unread = b.is_reader_gone && strcmp(o.output, "-") == 0;
+    if (status != STATUS_OK && !is_unread)
         exit_code = cli_fail("batch", &err);
     if (status == STATUS_CANCELLED)
         exit_code = EXIT_CODE_SIGNAL;
@@ -242,5 +270,5 @@ int cli_batch(int argc, char **argv, char **program_argv)
     batch_input_close(&b.input);
     if (b.output_fd >= 0)
         close(b.output_fd);
-    return exit_code;
+    return is_unread ? end_without_reader() : exit_code;
 }

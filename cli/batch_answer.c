@@ -1,6 +1,8 @@
 /* Builds the output line of a job. */
 #include "cli/batch_answer.h"
 
+#include "cli/batch_hash.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -226,17 +228,21 @@ json_t *batch_answer_success(const struct batch_job *job)
         usage_object(job), "loop_stats", loop_stats(job->choices, job->n_choices));
     json_t *response = json_pack("{s:i, s:o, s:o}", "status_code", 200, "request_id",
                                  json_sprintf("req_%s_%llu", b->run_id, number), "body", body);
-    return json_pack("{s:o, s:s, s:o, s:n}", "id",
+    char hash[BATCH_HASH_DIGITS + 1];
+    batch_hash_print(job->input_hash, hash);
+    return json_pack("{s:o, s:s, s:s, s:o, s:n}", "id",
                      json_sprintf("batch_req_%s_%llu", b->run_id, number), "custom_id",
-                     job->line.custom_id, "response", response, "error");
+                     job->line.custom_id, "input_hash", hash, "response", response, "error");
 }
 
 json_t *batch_answer_error(const struct batch *b, uint64_t number, const char *custom_id,
-                           const char *code, const char *message)
+                           uint64_t input_hash, const char *code, const char *message)
 {
+    char hash[BATCH_HASH_DIGITS + 1];
+    batch_hash_print(input_hash, hash);
     json_t *error =
         json_pack("{s:s, s:o}", "code", code, "message", bytes_string(message, strlen(message)));
-    return json_pack("{s:o, s:s, s:n, s:o}", "id",
+    return json_pack("{s:o, s:s, s:s, s:n, s:o}", "id",
                      json_sprintf("batch_req_%s_%llu", b->run_id, (unsigned long long)number),
-                     "custom_id", custom_id, "response", "error", error);
+                     "custom_id", custom_id, "input_hash", hash, "response", "error", error);
 }

@@ -9,6 +9,6 @@
 /* New references; NULL when there is no memory. */
 json_t *batch_answer_success(const struct batch_job *job);
 json_t *batch_answer_error(const struct batch *b, uint64_t number, const char *custom_id,
-                           const char *code, const char *message);
+                           uint64_t input_hash, const char *code, const char *message);
 
 #endif

@@ -71,10 +71,12 @@ enum status batch_ids_get(struct batch_ids *ids, const char *name, struct batch_
     return STATUS_OK;
 }
 
-enum batch_verdict batch_ids_judge(struct batch_id *id)
+enum batch_verdict batch_ids_judge(struct batch_id *id, uint64_t input_hash)
 {
     if (!id->is_seen) {
         id->is_seen = true;
+        if (id->is_answered && id->has_hash && id->input_hash != input_hash)
+            return BATCH_CHANGED;
         return id->is_answered ? BATCH_SKIP : BATCH_RUN;
     }
     id->n_repeats++;

@@ -1,6 +1,7 @@
 /* Reads an existing output file so that a second run does nothing twice. */
 #include "cli/batch_resume.h"
 
+#include "cli/batch_hash.h"
 #include "model/json_input.h"
 
 #include <errno.h>
@@ -33,6 +34,11 @@ static enum status mark_line(const json_t *root, const char *origin, uint64_t li
         (json_is_object(json_object_get(root, "response")) ? !json_is_null(error)
                                                            : !json_is_string(code)))
         return not_ours(origin, line, err);
+    const json_t *hash = json_object_get(root, "input_hash");
+    uint64_t input_hash = 0;
+    if (hash != NULL &&
+        (!json_is_string(hash) || !batch_hash_read(json_string_value(hash), &input_hash)))
+        return not_ours(origin, line, err);
     struct batch_id *id;
     enum status status = batch_ids_get(ids, json_string_value(custom_id), &id, err);
     if (status != STATUS_OK)
@@ -42,6 +48,8 @@ static enum status mark_line(const json_t *root, const char *origin, uint64_t li
         out->n_answers++;
     } else if (code == NULL || strcmp(json_string_value(code), BATCH_CODE_SERVER) != 0) {
         id->is_answered = true;
+        id->has_hash = hash != NULL;
+        id->input_hash = input_hash;
         out->n_answers++;
     }
     return STATUS_OK;

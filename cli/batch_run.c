@@ -2,6 +2,7 @@
 #include "cli/batch_run.h"
 
 #include "cli/batch_answer.h"
+#include "cli/batch_hash.h"
 #include "cli/batch_resume.h"
 #include "cluster/host.h"
 
@@ -84,10 +85,11 @@ static enum status write_answer(struct batch *b, json_t *answer, struct err *err
     text[n++] = '\n'; /* in the place of the terminator */
     while (done < n && status == STATUS_OK) {
         ssize_t written = write(b->output_fd, text + done, n - done);
-        if (written < 0 && errno != EINTR)
+        if (written < 0 && errno != EINTR) {
+            b->is_reader_gone = errno == EPIPE;
             status =
                 err_set(err, STATUS_IO, "cannot write %s: %s", b->output_name, strerror(errno));
-        else if (written > 0)
+        } else if (written > 0)
             done += (size_t)written;
     }
     free(text);
@@ -96,10 +98,11 @@ static enum status write_answer(struct batch *b, json_t *answer, struct err *err
 }
 
 static enum status write_error(struct batch *b, uint64_t number, const char *custom_id,
-                               const char *code, const char *message, struct err *err)
+                               uint64_t input_hash, const char *code, const char *message,
+                               struct err *err)
 {
     enum status status =
-        write_answer(b, batch_answer_error(b, number, custom_id, code, message), err);
+        write_answer(b, batch_answer_error(b, number, custom_id, input_hash, code, message), err);
     if (status == STATUS_OK) {
         b->totals.n_errors++;
         b->totals.n_done++;
@@ -144,8 +147,8 @@ static enum status write_finished(struct batch *b, bool only_successes, struct e
         if (b->finished_first == NULL)
             b->finished_last = NULL;
         if (job->code != NULL && !only_successes) {
-            status =
-                write_error(b, job->number, job->line.custom_id, job->code, job->err.message, err);
+            status = write_error(b, job->number, job->line.custom_id, job->input_hash, job->code,
+                                 job->err.message, err);
         } else if (job->code == NULL && !job_is_cancelled(job)) {
             status = write_answer(b, batch_answer_success(job), err);
             if (status == STATUS_OK)
@@ -158,6 +161,17 @@ static enum status write_finished(struct batch *b, bool only_successes, struct e
 
 /* ---- input ---------------------------------------------------------------------------------- */
 
+/* An answer of another run that is none of this line's must not pass for it. */
+static enum status refuse_changed(const struct batch *b, uint64_t number, const char *custom_id,
+                                  struct err *err)
+{
+    return err_set(err, STATUS_INVALID,
+                   "%s line %llu: %s holds the answer of \"%s\" to another line or with other "
+                   "options: choose another output file, or take that answer out; with a custom_id "
+                   "in every line the input may be edited",
+                   b->input.name, (unsigned long long)number, b->output_name, custom_id);
+}
+
 /* A line that wants an answer becomes b->pending; all others are dealt with here. */
 static enum status take_line(struct batch *b, bool is_too_long, const char *text, size_t n,
                              struct err *err)
@@ -166,18 +180,27 @@ static enum status take_line(struct batch *b, bool is_too_long, const char *text
     struct err why = {0};
     struct batch_id *id;
     uint64_t number = b->input.n_lines;
-    enum status bad = batch_line_parse(text, is_too_long ? 0 : n, number, &line, &why);
+    if (is_too_long)
+        n = 0;
+    uint64_t input_hash = batch_hash_line(b->run_hash, text, n);
+    enum status bad = batch_line_parse(text, n, number, &line, &why);
     if (is_too_long)
         err_set(&why, STATUS_INVALID, "the line has more than %zu bytes", b->input.max_line);
     char custom_id[sizeof line.custom_id];
     strcpy(custom_id, line.custom_id);
     enum status status = batch_ids_get(&b->ids, custom_id, &id, err);
-    enum batch_verdict verdict = status == STATUS_OK ? batch_ids_judge(id) : BATCH_SKIP;
-    if (status == STATUS_OK && verdict == BATCH_RUN && bad == STATUS_OK)
-        return batch_job_create(b, &line, number, &b->pending, err);
+    enum batch_verdict verdict = status == STATUS_OK ? batch_ids_judge(id, input_hash) : BATCH_SKIP;
+    if (status == STATUS_OK && verdict == BATCH_RUN && bad == STATUS_OK) {
+        status = batch_job_create(b, &line, number, &b->pending, err);
+        if (status == STATUS_OK)
+            b->pending->input_hash = input_hash;
+        return status;
+    }
     batch_line_clear(&line);
     if (status != STATUS_OK)
         return status;
+    if (verdict == BATCH_CHANGED)
+        return refuse_changed(b, number, custom_id, err);
     if (verdict == BATCH_SKIP) {
         b->totals.n_skipped++;
         b->totals.n_done++;
@@ -185,9 +208,11 @@ static enum status take_line(struct batch *b, bool is_too_long, const char *text
     }
     if (verdict == BATCH_DUPLICATE) {
         err_set(&why, STATUS_INVALID, "custom_id: an earlier line of the input has the same one");
-        return write_error(b, number, custom_id, BATCH_CODE_DUPLICATE, why.message, err);
+        return write_error(b, number, custom_id, input_hash, BATCH_CODE_DUPLICATE, why.message,
+                           err);
     }
-    return write_error(b, number, custom_id, batch_error_code(why.code), why.message, err);
+    return write_error(b, number, custom_id, input_hash, batch_error_code(why.code), why.message,
+                       err);
 }
 
 /* Submits what the window has room for; *is_full: not everything of it. */

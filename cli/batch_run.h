@@ -36,6 +36,7 @@ struct batch_job {
     struct batch *batch;
     struct batch_line line;
     uint64_t number; /* of the line */
+    uint64_t input_hash;
     int64_t created; /* unix seconds */
     int32_t **ids;   /* [line.n_prompts] */
     size_t *n_ids;
@@ -62,6 +63,8 @@ struct batch {
     int output_fd;
     const char *output_name;
     bool is_output_broken; /* a write failed: nothing more is appended */
+    bool is_reader_gone;   /* ... because whoever read it has left */
+    uint64_t run_hash;     /* of batch_hash_run */
     char run_id[32];       /* makes response ids unique over runs */
     char model_name[128];
     uint32_t window;                                  /* choices under way at most */
@@ -77,8 +80,10 @@ struct batch {
 };
 
 /* Runs until the input is answered. STATUS_CANCELLED after SIGINT or SIGTERM (blocked by the
- * caller, seen as pending): what was under way is dropped, what ended is written. Any other
- * failure likewise leaves the output in order, and a later run does the rest. */
+ * caller, seen as pending): what was under way is dropped, what ended is written. STATUS_INVALID:
+ * a line's answer in the output is that of another line or of other options; the same run would
+ * fail again. Any other failure likewise leaves the output in order, and a later run does the
+ * rest. */
 enum status batch_run(struct batch *b, struct err *err);
 
 /* ---- batch_job.c ---------------------------------------------------------------------------- */

@@ -60,10 +60,10 @@ void batch_summary_print(const struct batch *b, const struct control_stats *stat
     const struct batch_totals *t = &b->totals;
     struct terminal terminal;
     terminal_look(fileno(out), &terminal);
-    fprintf(out, "requests   %llu answered, %llu %s, %llu done before, in %.2f s\n",
+    fprintf(out, "lines      %llu: %llu answered, %llu failed, %llu done before, in %.2f s\n",
+            (unsigned long long)t->n_done,
             (unsigned long long)(t->n_done - t->n_skipped - t->n_errors),
-            (unsigned long long)t->n_errors, t->n_errors == 1 ? "error" : "errors",
-            (unsigned long long)t->n_skipped, t->wall_s);
+            (unsigned long long)t->n_errors, (unsigned long long)t->n_skipped, t->wall_s);
     fprintf(out, "tokens     %llu in, %llu out, %.1f tokens/s\n",
             (unsigned long long)t->prompt_tokens, (unsigned long long)t->tokens,
             per_s(t->tokens, t->wall_s));

@@ -108,16 +108,17 @@ static double share(uint64_t part, uint64_t whole)
     return whole > 0 ? (double)part / (double)whole : 0;
 }
 
-static json_t *worker_json(const struct control_stats *st)
+static json_t *worker_json(const struct control_stats *st, int rank)
 {
     json_t *by_loop = json_array();
     for (int t = 0; t < SEQUENCE_MAX_LOOPS; t++)
         json_array_append_new(by_loop, json_integer((json_int_t)st->rows_by_loop[t]));
     return json_pack(
-        "{s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}",
-        "batches", (json_int_t)st->n_batches, "rows", (json_int_t)st->n_rows, "rows_per_batch",
-        share(st->n_rows, st->n_batches), "busy", share(st->busy_ns, st->elapsed_ns),
-        "idle_starved", share(st->idle_starved_ns, st->elapsed_ns), "idle_waiting",
+        "{s:i, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}",
+        "rank", rank, "batches", (json_int_t)st->n_batches, "rows", (json_int_t)st->n_rows,
+        "rows_per_batch", share(st->n_rows, st->n_batches), "busy",
+        share(st->busy_ns, st->elapsed_ns), "idle_starved",
+        share(st->idle_starved_ns, st->elapsed_ns), "idle_waiting",
         share(st->idle_waiting_ns, st->elapsed_ns), "messages_sent",
         (json_int_t)st->n_messages_sent, "bytes_sent", (json_int_t)st->n_bytes_sent,
         "kv_blocks_used", (json_int_t)st->kv_blocks_used, "kv_blocks_total",
@@ -175,7 +176,7 @@ static void print_json(const struct bench_report *report, const struct bench_mea
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)m->hash);
     json_t *workers = json_array(), *exits = json_array();
     for (int i = 0; i < s->n_workers; i++)
-        json_array_append_new(workers, worker_json(&report->stats[i]));
+        json_array_append_new(workers, worker_json(&report->stats[i], i + 1));
     for (int e = 1; e <= s->checkpoint->config.n_loops; e++)
         json_array_append_new(exits, json_integer((json_int_t)m->exits[e]));
     json_t *root = json_pack(
@@ -237,7 +238,7 @@ static void print_table(const struct bench_report *report, const struct bench_me
            "starved", "waiting", "parked", "revived", "KV used");
     for (int i = 0; i < s->n_workers; i++) {
         const struct control_stats *st = &report->stats[i];
-        printf("  %-7d %8llu %10.2f %5.1f%% %7.1f%% %7.1f%% %9llu %9llu %4u/%u\n", i,
+        printf("  %-7d %8llu %10.2f %5.1f%% %7.1f%% %7.1f%% %9llu %9llu %4u/%u\n", i + 1,
                (unsigned long long)st->n_batches, share(st->n_rows, st->n_batches),
                100 * share(st->busy_ns, st->elapsed_ns),
                100 * share(st->idle_starved_ns, st->elapsed_ns),

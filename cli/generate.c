@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 #include "cli/request_options.h"
 #include "cli/session.h"
+#include "cli/stdin_prompt.h"
 #include "cluster/host.h"
 
 #include <jansson.h>
@@ -125,26 +126,6 @@ static void generate_print_json(struct generate *g, const int32_t *ids, size_t n
     json_decref(root);
 }
 
-static enum status read_stdin(char **out, struct err *err)
-{
-    size_t n = 0, cap = 1 << 16;
-    char *text = malloc(cap);
-    while (text != NULL) {
-        n += fread(text + n, 1, cap - 1 - n, stdin);
-        if (n < cap - 1)
-            break;
-        char *grown = realloc(text, cap *= 2);
-        if (grown == NULL)
-            free(text);
-        text = grown;
-    }
-    if (text == NULL)
-        return err_set(err, STATUS_NO_MEMORY, "no memory for the prompt on standard input");
-    text[n] = '\0';
-    *out = text;
-    return STATUS_OK;
-}
-
 static enum status generate_run(struct generate *g, const struct request_options *request_options,
                                 const int32_t *ids, size_t n_ids, struct err *err)
 {
@@ -223,10 +204,7 @@ int cli_generate(int argc, char **argv, char **program_argv)
     g.tokens = json_array();
     g.exit_loops = json_array();
     g.logprobs = json_array();
-    if (ids_text == NULL && strcmp(prompt, "-") == 0) {
-        status = read_stdin(&owned, &err);
-        prompt = owned;
-    }
+    status = stdin_prompt_take(&prompt, &owned, &err);
     if (status == STATUS_OK)
         status =
             session_prompt_ids(g.session, ids_text, prompt, chat, thinking, &ids, &n_ids, &err);

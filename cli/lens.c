@@ -3,6 +3,7 @@
 
 #include "cli/cli.h"
 #include "cli/session.h"
+#include "cli/stdin_prompt.h"
 
 #include <jansson.h>
 #include <limits.h>
@@ -12,9 +13,10 @@
 
 static const char usage[] =
 
-    "usage: carousel lens [MODEL] (PROMPT | --ids 1,2,3) [options]\n"
+    "usage: carousel lens [MODEL] [PROMPT | --ids 1,2,3 | -] [options]\n"
     "Shows for every position of the prompt and every loop which token the model\n"
-    "would say, and how sure the gate is that this token needs no more loops (cdf).";
+    "would say, and how sure the gate is that this token needs no more loops (cdf).\n"
+    "- reads the prompt from standard input.";
 
 struct lens_run {
     struct lens *lens;
@@ -198,7 +200,12 @@ int cli_lens(int argc, char **argv, char **program_argv)
         return cli_fail("lens", &err);
     if (session == NULL)
         return exit_code;
-    exit_code = run(session, &o, prompt, &err) == STATUS_OK ? CLI_OK : cli_fail("lens", &err);
+    char *owned = NULL;
+    enum status status = stdin_prompt_take(&prompt, &owned, &err);
+    if (status == STATUS_OK)
+        status = run(session, &o, prompt, &err);
+    exit_code = status == STATUS_OK ? CLI_OK : cli_fail("lens", &err);
+    free(owned);
     session_close(session);
     return exit_code;
 }

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -173,6 +174,8 @@ def test_bad_lines(c):
     source, out = write_lines("bad_in.jsonl", lines), output("bad.jsonl")
     summary = run_json("batch", "-i", source, "-o", out)
     c.equal((summary["requests"], summary["errors"], summary["answered"]), (9, 7, 2), "summary")
+    spoken = run_ok("batch", "-i", source, "-o", output("bad_spoken.jsonl")).out
+    c.check(re.match(r"lines +9: 2 answered, 7 failed, 0 done before, in ", spoken), f"summary: {spoken!r}")
     answers = read_answers(out)
     c.equal(sorted(r["error"]["code"] for r in answers["ok"] if r["error"]), ["duplicate_custom_id"], "duplicate")
     c.equal(len(answers["ok"]), 2, "answer and duplicate")
@@ -186,6 +189,51 @@ def test_bad_lines(c):
     before = out.read_bytes()
     run_ok("batch", "-i", source, "-o", out)
     c.check(out.read_bytes() == before, "bad lines were answered again")
+
+
+def test_changed_input(c):
+    """An answer is taken over only for the line and the options it was made for."""
+    lines = [{"prompt": p["prompt"], "max_tokens": 2} for p in PROMPTS[:4]]
+    named = [{"custom_id": f"id-{i}", **line} for i, line in enumerate(lines)]
+    source, out = write_lines("changed.jsonl", lines), output("changed.jsonl.out")
+    run_ok("batch", "-i", source, "-o", out)
+    before = out.read_bytes()
+    c.check(all(re.fullmatch("[0-9a-f]{16}", a[0]["input_hash"]) for a in read_answers(out).values()), "hashes")
+
+    def refuses(what, number, custom_id, *options):
+        result = run("batch", "-i", source, "-o", out, *options)
+        c.equal(result.code, 1, f"{what}: {result}")
+        errors = [line for line in result.err.splitlines() if line.startswith("carousel")]
+        c.check(len(errors) == 1 and f"line {number}: " in errors[0] and f'"{custom_id}"' in errors[0]
+                and "choose another output file" in errors[0], f"{what}: {result.err}")
+        c.check("the same command" not in result.err, f"{what}: no advice that does not help: {result.err}")
+        c.check(out.read_bytes() == before, f"{what}: the output was changed")
+
+    for options in (["-q", "0.3"], ["--loops", "2"], ["--temperature", "0.5"], ["--seed", "1"], ["--exit", "full"],
+                    ["--stop", "x"], ["--kv-dtype", "bf16"], ["--min-loops", "2"]):
+        refuses(f"other options {options}", 1, "line-1", *options)
+    same = run_json("batch", "-i", source, "-o", out, "--workers", "2", "--prefill", "lazy", "--temperature", "0",
+                    "--max-sequences", "3", "--block-size", "8")
+    c.equal((same["skipped"], same["answered"]), (4, 0), "options that change no answer")
+    write_lines("changed.jsonl", lines[:1] + [{"prompt": PROMPTS[9]["prompt"]}] + lines[1:])
+    refuses("a line put in", 2, "line-2")
+    write_lines("changed.jsonl", lines + [{"prompt": PROMPTS[9]["prompt"], "max_tokens": 2}])
+    c.equal(run_json("batch", "-i", source, "-o", out)["answered"], 1, "a line added at the end")
+
+    # With ids of their own lines may move.
+    out = output("changed_named.jsonl")
+    write_lines("changed.jsonl", named)
+    run_ok("batch", "-i", source, "-o", out)
+    before = out.read_bytes()
+    write_lines("changed.jsonl", named[::-1])
+    c.equal(run_json("batch", "-i", source, "-o", out)["skipped"], 4, "the same lines in another order")
+    write_lines("changed.jsonl", named[:2] + [{**named[2], "max_tokens": 3}])
+    refuses("an edited line", 3, "id-2")
+
+    # Output lines of before there were hashes.
+    records = [json.loads(line) for line in before.decode().splitlines()]
+    out.write_text("".join(json.dumps({k: v for k, v in r.items() if k != "input_hash"}) + "\n" for r in records))
+    c.equal(run_json("batch", "-i", source, "-o", out)["skipped"], 3, "answers without a hash")
 
 
 def make_chat_model():
@@ -329,7 +377,7 @@ def main():
     shutil.rmtree(PLACE, ignore_errors=True)
     PLACE.mkdir(parents=True)
     c = Checks("e2e_batch")
-    for test in (test_demo_prompts, test_equals_generate, test_fields, test_bad_lines, test_chat,
+    for test in (test_demo_prompts, test_equals_generate, test_fields, test_bad_lines, test_changed_input, test_chat,
                  test_interrupted, test_streams, test_usage):
         c.attempt(test)
     c.close()

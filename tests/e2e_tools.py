@@ -86,6 +86,35 @@ def bench_kernels_reports(c):
         c.check(abs(r["of_read"] - r["gbytes_s"] / r["read_gbytes_s"]) < 0.001, f"share of the bandwidth: {r}")
 
 
+def prompt_from_standard_input(c):
+    """generate and lens take `-`; one final newline is no part of the prompt."""
+    prompt = "f>w c>x x>d w>q d>r q>c r>s s>f;c>"
+    ids = run_json("generate", prompt, "-n", 1)["prompt_ids"]
+    for name, options in (("generate", ["-n", 1]), ("lens", [])):
+        for text in (prompt, prompt + "\n"):
+            found = run_ok(name, "-", *options, "--json", stdin=text).json()
+            c.equal(found["prompt_ids"], ids, f"{name} - with {text[-2:]!r} at the end")
+        for text, words in (("a\0b", "NUL byte at offset 1"), ("a\n\0", "NUL byte at offset 2")):
+            result = run(name, "-", *options, stdin=text)
+            c.check(result.code == 1 and words in result.err and result.err.count("\n") == 1, f"{name} -: {result}")
+
+
+def workers_are_ranks(c):
+    """Worker n of a table is rank n, in batch and in bench."""
+    place = WORK / "ranks"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "in.jsonl").write_text('{"prompt": "a=2;a?", "max_tokens": 1}\n')
+    (place / "out.jsonl").unlink(missing_ok=True)
+    batch = ["batch", "-i", place / "in.jsonl", "-o", place / "out.jsonl", "--stats"]
+    bench = ["bench", "engine", DEMO, "-r", 2, "-c", 2, "-p", 4, "-o", 2]
+    for command in (batch, bench):
+        options = [*command, "--workers", 2, "--transport", "inproc"]
+        table = run_ok(*options).out.partition("\n")[2]
+        rows = re.findall(r"^  (\d+) +[\d.]+ .*\d$", table[re.search(r"^ *worker ", table, re.M).start():], re.M)
+        c.equal(rows, ["1", "2"], f"{command[0]}: workers of the table")
+        c.equal([w["rank"] for w in run_json(*options)["workers"]], [1, 2], f"{command[0]}: ranks in --json")
+
+
 def install_stands_alone(c):
     place = WORK / "install"
     shutil.rmtree(place, ignore_errors=True)
@@ -100,7 +129,7 @@ def install_stands_alone(c):
 def main():
     c = Checks("e2e_tools")
     for test in (info_counts, doctor_proves, help_fits, every_option_is_a_variable, bench_kernels_reports,
-                 install_stands_alone):
+                 prompt_from_standard_input, workers_are_ranks, install_stands_alone):
         c.attempt(test)
     c.close()
 
