@@ -29,7 +29,7 @@ CFLAGS_ALL := -std=c11 -D_GNU_SOURCE $(OPT) -g -ffp-contract=off -fno-omit-frame
     $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=undefined) $(CFLAGS)
 LIBS_ALL := $(PKG_LIBS) $(MPI_LIBS) -lm -pthread
 
-ROOMS := proto model kernels cluster worker coordinator
+ROOMS := proto model kernels cluster worker coordinator train
 SRC   := $(sort $(foreach r,$(ROOMS),$(wildcard $(r)/*.c)))
 CLI   := $(sort $(wildcard cli/*.c))
 PB    := proto/carousel

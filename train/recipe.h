@@ -1,0 +1,124 @@
+/* A recipe: everything that decides what a training run computes, read from one JSON file.
+ *
+ * Model, initial values, optimiser, stages one after another, and a curriculum that opens harder
+ * problems and more loops as the running accuracies allow. train/recipes/ has examples;
+ * docs/training.md is the reference of the format. */
+#ifndef TRAIN_RECIPE_H
+#define TRAIN_RECIPE_H
+
+#include "model/config.h"
+#include "proto/status.h"
+#include "train/params.h"
+#include "train/task.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    RECIPE_MAX_STAGES = 16,
+    RECIPE_MAX_DATA = 8,
+    RECIPE_MAX_TRACKS = 4,
+    RECIPE_MAX_STEPS = 32,
+    RECIPE_NAME_BYTES = 48,
+    RECIPE_PATH_BYTES = 1024
+};
+
+enum recipe_objective {
+    RECIPE_UNIFORM, /* (1/T) sum_t CE_t: the beta -> infinity limit of Stage I */
+    RECIPE_ENTROPY, /* Stage I of arXiv 2510.25741: sum_t p_t CE_t - beta H(p) */
+    RECIPE_LAST     /* CE_T only: plain looped and ordinary models */
+};
+enum recipe_decay { RECIPE_CONSTANT, RECIPE_LINEAR, RECIPE_COSINE };
+
+/* A source of sequences: a task by name, or a JSONL file of texts ("text" field) packed to
+ * seq_length with the recipe's tokenizer. */
+struct recipe_data {
+    const struct task *task; /* NULL: text */
+    int knobs[TASK_MAX_KNOBS];
+    char text[RECIPE_PATH_BYTES]; /* relative to the recipe's directory */
+};
+
+struct recipe_stage {
+    char name[RECIPE_NAME_BYTES];
+    uint64_t steps;
+    /* Ends before `steps`, but not before min_steps, once the curriculum is through and holds;
+     * ends_when_open false: always `steps`. */
+    bool ends_when_open;
+    uint64_t min_steps;
+    int batch;      /* sequences a step, over all ranks */
+    int seq_length; /* rows of a text sequence; tasks bring their own length */
+    float lr_begin, lr_end;
+    enum recipe_decay decay;
+    uint64_t warmup; /* steps from 0 to lr_begin */
+    enum recipe_objective objective;
+    float beta_begin, beta_end; /* linear over the stage */
+    int loops;                  /* most loops of this stage; the curriculum may hold it lower */
+    float data_weights[RECIPE_MAX_DATA]; /* mix of the recipe's sources; sum 1 after parsing */
+    /* Looping regulariser of arXiv 2502.17416: + weight * mean_G (1 - R_G(k)); 0: none */
+    float looping_weight;
+    int looping_block; /* k */
+};
+
+/* One step of a track: the knob it sets when it begins. */
+struct recipe_step {
+    int knob; /* of the track's task; -1: none */
+    int value;
+    int loops;       /* open loops from here on; 0: unchanged */
+    int needs_loops; /* waits until so many loops are open */
+    int watch_level; /* the level that must pass before the NEXT step */
+};
+/* Steps of one task, taken in order: the next when the accuracy of watch_level at the deepest open
+ * loop passes `threshold` and, where `holds` is set, the staircase holds. */
+struct recipe_track {
+    int data;
+    int n_steps;
+    struct recipe_step steps[RECIPE_MAX_STEPS];
+    bool holds;
+};
+struct recipe_curriculum {
+    int n_tracks; /* 0: none, all knobs and loops as the stages say */
+    struct recipe_track tracks[RECIPE_MAX_TRACKS];
+    float rate;      /* e += rate * (correct - e) */
+    float threshold; /* to pass a level */
+    /* The staircase holds while every open level p of data `staircase_data` is right at loop
+     * p + 1 (levels from 0) more often than `hold`. */
+    float hold;
+    int staircase_data; /* -1: no such condition */
+    /* Start anew, from other random values, when track 0 has not begun step restart_step by then */
+    int restart_step;
+    uint64_t restart_by; /* 0: never */
+    int max_restarts;
+};
+
+struct recipe {
+    char name[RECIPE_NAME_BYTES];
+    struct model_config config;
+    char tokenizer[RECIPE_PATH_BYTES]; /* a tokenizer.json for text; "": the tasks' 49 symbols */
+    struct params_init init;
+    float beta1, beta2, eps, weight_decay, clip;
+    int shards; /* pieces of a step's batch, a power of two: gradients are added over them in one
+                 * fixed tree, so ranks and threads up to this number give the same bits */
+    int n_data;
+    struct recipe_data data[RECIPE_MAX_DATA];
+    int n_stages;
+    struct recipe_stage stages[RECIPE_MAX_STAGES];
+    struct recipe_curriculum curriculum;
+};
+
+/* Parses a recipe. STATUS_INVALID names the file and the field (by JSON path), the value found and
+ * what is accepted; unknown fields are errors. STATUS_NOT_FOUND, STATUS_CORRUPT (not JSON). */
+enum status recipe_load(const char *path, struct recipe *out, struct err *err);
+enum status recipe_parse(const char *json, size_t len_bytes, const char *origin, struct recipe *out,
+                         struct err *err);
+/* 64-bit hash over every field that decides the run: a resumed run must have the same. */
+uint64_t recipe_fingerprint(const struct recipe *r);
+/* Levels of all sources, one after another: data i's begin at recipe_first_level(r, i). */
+int recipe_first_level(const struct recipe *r, int data);
+int recipe_n_levels(const struct recipe *r);
+uint64_t recipe_total_steps(const struct recipe *r); /* at most */
+/* Of step `step` (from 0) of a stage: learning rate and beta. */
+float recipe_lr(const struct recipe_stage *stage, uint64_t step);
+float recipe_beta(const struct recipe_stage *stage, uint64_t step);
+
+#endif
