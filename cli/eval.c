@@ -29,6 +29,9 @@ struct eval_options {
 static const char *const split_names[] = {"test", "validation", "train"};
 static const enum task_split splits[] = {TASK_TEST, TASK_VALIDATION, TASK_TRAIN};
 
+/* Problems under way at once: each holds one of the slots until its rows are through. */
+enum { EVAL_MAX_OPEN = 64 };
+
 struct eval_run {
     struct session *session;
     struct eval_tasks tasks;
@@ -36,6 +39,9 @@ struct eval_run {
     uint64_t n, n_asked;
     FILE *save; /* NULL: problems are not kept */
     int32_t *ids;
+    int n_free;
+    struct eval_answer *free_answers[EVAL_MAX_OPEN];
+    struct eval_answer answers[EVAL_MAX_OPEN];
 };
 
 static enum status save_problem(struct eval_run *run, const struct task_problem *p, int level,
@@ -103,9 +109,7 @@ static enum status next(void *user, struct teacher_text *text, bool *has_text, s
         status = encode(run, &problem, text, err);
     if (status != STATUS_OK)
         return status;
-    struct eval_answer *answer = malloc(sizeof *answer);
-    if (answer == NULL)
-        return err_set(err, STATUS_NO_MEMORY, "no memory for an answer");
+    struct eval_answer *answer = run->free_answers[--run->n_free];
     eval_answer_begin(answer, level);
     text->user = answer;
     run->n_asked++;
@@ -126,7 +130,7 @@ static enum status on_text(void *user, uint64_t text, void *text_user, struct er
     (void)text;
     (void)err;
     eval_score_add(&run->score, text_user);
-    free(text_user);
+    run->free_answers[run->n_free++] = text_user;
     return STATUS_OK;
 }
 
@@ -157,7 +161,8 @@ static enum status ask(struct eval_run *run, const struct eval_options *o, struc
         return err_set(err, STATUS_IO, "cannot write %s: %s", o->save, strerror(errno));
     const struct teacher_listener listener = {
         .next = next, .on_row = on_row, .on_text = on_text, .user = run};
-    status = teacher_run(run->session, NULL, &listener, err);
+    const struct teacher_options how = {.max_texts = EVAL_MAX_OPEN};
+    status = teacher_run(run->session, &how, &listener, err);
     if (run->save != NULL && fclose(run->save) != 0 && status == STATUS_OK)
         status = err_set(err, STATUS_IO, "cannot write %s: %s", o->save, strerror(errno));
     return status;
@@ -166,16 +171,24 @@ static enum status ask(struct eval_run *run, const struct eval_options *o, struc
 static enum status run_eval(struct session *s, const struct eval_options *o,
                             const struct eval_tasks *tasks, struct err *err)
 {
-    struct eval_run run = {.session = s, .tasks = *tasks, .n = (uint64_t)o->n};
-    enum status status = ask(&run, o, err);
+    struct eval_run *run = calloc(1, sizeof *run);
+    if (run == NULL)
+        return err_set(err, STATUS_NO_MEMORY, "no memory for %d problems at once", EVAL_MAX_OPEN);
+    run->session = s;
+    run->tasks = *tasks;
+    run->n = (uint64_t)o->n;
+    for (int i = 0; i < EVAL_MAX_OPEN; i++)
+        run->free_answers[run->n_free++] = &run->answers[i];
+    enum status status = ask(run, o, err);
     if (status == STATUS_OK && o->as_json)
-        status =
-            eval_report_json(&run.score, s->model_dir, split_names[o->split], o->seed, stdout, err);
+        status = eval_report_json(&run->score, s->model_dir, split_names[o->split], o->seed, stdout,
+                                  err);
     else if (status == STATUS_OK)
-        eval_report_tables(&run.score, stdout);
+        eval_report_tables(&run->score, stdout);
     fflush(stdout);
-    free(run.ids);
-    eval_score_free(&run.score);
+    free(run->ids);
+    eval_score_free(&run->score);
+    free(run);
     return status;
 }
 
