@@ -60,22 +60,6 @@ static double share(const struct pass *p, int t, int i)
     return t == p->n_loops - 1;
 }
 
-static enum status check_finite(const struct pass *p, int t, struct err *err)
-{
-    for (int i = 0; i < p->n_targets; i++) {
-        if (isfinite(p->loops[t].ce[i]) && isfinite(p->loops[t].z[i]))
-            continue;
-        return err_set(
-            err, STATUS_CORRUPT,
-            "the loss is not finite at loop %d, sequence %d, row %d (%s %g): go back to "
-            "the last saved state with a lower learning rate or a smaller clip",
-            t + 1, p->targets[i].sequence, p->targets[i].at,
-            isfinite(p->loops[t].ce[i]) ? "the gate gives" : "the cross entropy is",
-            (double)(isfinite(p->loops[t].ce[i]) ? p->loops[t].z[i] : p->loops[t].ce[i]));
-    }
-    return STATUS_OK;
-}
-
 /* Logits, cross entropy and their way back, a piece of rows at a time: as the probabilities to
  * exit come from the gate alone, the share of every CE is known before its logits are. */
 static enum status run_head(struct pass *p, int t, struct err *err)
@@ -106,7 +90,10 @@ static enum status run_head(struct pass *p, int t, struct err *err)
     for (int i = 0; i < p->n_targets; i++)
         if (p->targets[i].level >= 0 && p->best[i] == p->target_ids[i])
             p->sums.counts.correct[p->targets[i].level][t]++;
-    return check_finite(p, t, err);
+    for (int i = 0; i < p->n_targets; i++)
+        if (!isfinite(loop->ce[i]) || !isfinite(loop->z[i]))
+            return pass_fault(p, t, i, err);
+    return STATUS_OK;
 }
 
 static void add_up(struct pass *p)

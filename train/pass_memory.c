@@ -126,12 +126,12 @@ static void plan_all(struct pass *p, struct plan *plan)
         plan_back(p, plan);
 }
 
-/* cos, sin(position * theta^(-2j / D)) in double, once for every position ever seen. */
+/* cos, sin(position * theta^(-2j / D)) in double, once for every position seen with this theta. */
 static enum status reserve_rope(struct pass *p, int n_positions, struct err *err)
 {
-    if (n_positions <= p->n_rope)
-        return STATUS_OK;
     const struct model_config *c = &p->params->config;
+    if (n_positions <= p->n_rope && p->rope_theta == c->rope_theta)
+        return STATUS_OK;
     size_t half = (size_t)c->head_dim / 2, n = (size_t)n_positions;
     float *cos_table = calloc(n, half * sizeof *cos_table);
     float *sin_table = calloc(n, half * sizeof *sin_table);
@@ -153,6 +153,7 @@ static enum status reserve_rope(struct pass *p, int n_positions, struct err *err
     p->rope_cos = cos_table;
     p->rope_sin = sin_table;
     p->n_rope = n_positions;
+    p->rope_theta = c->rope_theta;
     return STATUS_OK;
 }
 

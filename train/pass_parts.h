@@ -2,7 +2,8 @@
  *
  * pass.c checks the sequences and takes the steps in order; pass_memory.c lays the arena out;
  * pass_forward.c runs the loops, pass_loss.c goes from the last norm to the loss and back,
- * pass_backward.c walks the loops in reverse.
+ * pass_backward.c walks the loops in reverse; pass_fault.c looks for the place when a loss is not
+ * finite.
  *
  * Letters: N rows of all sequences, R of them with targets, T open loops, d, f, H, G, D, V as in
  * kernels/grad.h. */
@@ -75,6 +76,7 @@ struct pass {
     int cap_targets;
     float *rope_cos, *rope_sin; /* [n_rope, D / 2] by position */
     int n_rope;
+    double rope_theta; /* they are of; stages may differ */
 
     /* In the arena. */
     struct pass_loop loops[METRICS_MAX_LOOPS];
@@ -100,6 +102,8 @@ void pass_forward(struct pass *p);
 /* Gate and head of every loop: p->sums, and with grads the gradients of both and d_h_targets.
  * STATUS_CORRUPT when the loss is not finite. */
 enum status pass_loss(struct pass *p, struct err *err);
+/* Writes the message about target i's loss at loop t, which is not finite: where that began. */
+enum status pass_fault(const struct pass *p, int t, int i, struct err *err);
 /* From d_h_targets to the gradients of everything below. */
 void pass_backward(struct pass *p);
 
