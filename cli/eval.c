@@ -29,8 +29,9 @@ struct eval_options {
 static const char *const split_names[] = {"test", "validation", "train"};
 static const enum task_split splits[] = {TASK_TEST, TASK_VALIDATION, TASK_TRAIN};
 
-/* Problems under way at once: each holds one of the slots until its rows are through. */
-enum { EVAL_MAX_OPEN = 64 };
+/* Problems under way at once; each holds a slot until its rows are through, and so does the one
+ * that waits for room. */
+enum { EVAL_MAX_OPEN = 128, EVAL_SLOTS = EVAL_MAX_OPEN + 1 };
 
 struct eval_run {
     struct session *session;
@@ -40,8 +41,8 @@ struct eval_run {
     FILE *save; /* NULL: problems are not kept */
     int32_t *ids;
     int n_free;
-    struct eval_answer *free_answers[EVAL_MAX_OPEN];
-    struct eval_answer answers[EVAL_MAX_OPEN];
+    struct eval_answer *free_answers[EVAL_SLOTS];
+    struct eval_answer answers[EVAL_SLOTS];
 };
 
 static enum status save_problem(struct eval_run *run, const struct task_problem *p, int level,
@@ -177,7 +178,7 @@ static enum status run_eval(struct session *s, const struct eval_options *o,
     run->session = s;
     run->tasks = *tasks;
     run->n = (uint64_t)o->n;
-    for (int i = 0; i < EVAL_MAX_OPEN; i++)
+    for (int i = 0; i < EVAL_SLOTS; i++)
         run->free_answers[run->n_free++] = &run->answers[i];
     enum status status = ask(run, o, err);
     if (status == STATUS_OK && o->as_json)

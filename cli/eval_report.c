@@ -2,6 +2,7 @@
 #include "cli/eval_report.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <string.h>
 
 static double share(uint64_t part, uint64_t whole)
@@ -106,7 +107,7 @@ enum status eval_report_json(const struct eval_score *score, const char *model, 
     for (int i = 0; i < score->n_levels; i++)
         json_array_append_new(levels, level_json(score, &score->levels[i]));
     for (size_t i = 0; i < score->n_thresholds; i++)
-        json_array_append_new(q, json_real((double)score->thresholds[i]));
+        json_array_append_new(q, json_real(round((double)score->thresholds[i] * 1e6) / 1e6));
     json_t *all =
         json_pack("{s:s, s:s, s:I, s:i, s:o, s:o, s:o}", "model", model, "split", split, "seed",
                   (json_int_t)seed, "loops", (int)score->n_loops, "q", q, "levels", levels, "all",
