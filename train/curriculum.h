@@ -20,6 +20,7 @@ struct curriculum_state {
     int32_t loops;   /* open */
     int32_t track_steps[RECIPE_MAX_TRACKS];
     int32_t knobs[RECIPE_MAX_DATA][TASK_MAX_KNOBS];
+    int32_t is_finished; /* after the last step of the last stage */
     float accuracy[METRICS_MAX_LEVELS][METRICS_MAX_LOOPS]; /* running, per level and loop */
 };
 
@@ -32,8 +33,10 @@ enum curriculum_event {
 };
 
 void curriculum_init(const struct recipe *r, struct curriculum_state *s);
-/* Takes a step's counts; returns the events as a mask. After RESTART stage and tracks are back at
- * the beginning, `attempt` is one more. */
+/* Takes a step's counts; returns the events as a mask. A level with n targets, c of them right,
+ * moves its accuracy e by (1 - (1 - rate)^n) (c / n - e): n single updates in one. After RESTART
+ * stage and tracks are back at the beginning, `attempt` is one more. Once finished: FINISHED, no
+ * change. */
 unsigned curriculum_step(const struct recipe *r, struct curriculum_state *s,
                          const struct metrics *counts);
 /* True when every track is at its last step and that one has passed, and the staircase holds. */

@@ -34,9 +34,10 @@ enum recipe_decay { RECIPE_CONSTANT, RECIPE_LINEAR, RECIPE_COSINE };
 /* A source of sequences: a task by name, or a JSONL file of texts ("text" field) packed to
  * seq_length with the recipe's tokenizer. */
 struct recipe_data {
+    char name[RECIPE_NAME_BYTES];
     const struct task *task; /* NULL: text */
     int knobs[TASK_MAX_KNOBS];
-    char text[RECIPE_PATH_BYTES]; /* relative to the recipe's directory */
+    char text[RECIPE_PATH_BYTES]; /* as written; recipe_file says where it lies */
 };
 
 struct recipe_stage {
@@ -46,35 +47,43 @@ struct recipe_stage {
      * ends_when_open false: always `steps`. */
     bool ends_when_open;
     uint64_t min_steps;
-    int batch;      /* sequences a step, over all ranks */
-    int seq_length; /* rows of a text sequence; tasks bring their own length */
+    int batch;      /* sequences a step, over all ranks; a multiple of the recipe's shards */
+    int seq_length; /* rows of a text sequence, 0 where the mix has no text; tasks bring their own
+                     */
     float lr_begin, lr_end;
     enum recipe_decay decay;
     uint64_t warmup; /* steps from 0 to lr_begin */
     enum recipe_objective objective;
     float beta_begin, beta_end; /* linear over the stage */
-    int loops;                  /* most loops of this stage; the curriculum may hold it lower */
+    int loops; /* most loops of this stage, also more than the model's T; the curriculum may hold it
+                * lower */
+    /* Base of the rotary angles. The trainer puts it into params->config when the stage begins (or
+     * is resumed); the last stage's is the model's own, so the exported config.json is true. */
+    double rope_theta;
+    /* The trainer gives optimizer_step a recipe with this in place of its own weight_decay. */
+    float weight_decay;
     float data_weights[RECIPE_MAX_DATA]; /* mix of the recipe's sources; sum 1 after parsing */
     /* Looping regulariser of arXiv 2502.17416: + weight * mean_G (1 - R_G(k)); 0: none */
     float looping_weight;
     int looping_block; /* k */
 };
 
-/* One step of a track: the knob it sets when it begins. */
+/* One step of a track: what it sets when it begins, and what must be so for that. */
 struct recipe_step {
-    int knob; /* of the track's task; -1: none */
-    int value;
+    bool sets[TASK_MAX_KNOBS]; /* knobs of the track's task ... */
+    int values[TASK_MAX_KNOBS];
     int loops;       /* open loops from here on; 0: unchanged */
     int needs_loops; /* waits until so many loops are open */
-    int watch_level; /* the level that must pass before the NEXT step */
+    bool holds;      /* waits until the staircase holds */
+    int watch_level; /* the level of the task that must pass before the NEXT step */
+    uint64_t by;     /* not begun after so many steps of the attempt: start anew; 0: no limit */
 };
 /* Steps of one task, taken in order: the next when the accuracy of watch_level at the deepest open
- * loop passes `threshold` and, where `holds` is set, the staircase holds. */
+ * loop passes `threshold`. That accuracy begins at 0 with every step, so each is earned anew. */
 struct recipe_track {
     int data;
     int n_steps;
     struct recipe_step steps[RECIPE_MAX_STEPS];
-    bool holds;
 };
 struct recipe_curriculum {
     int n_tracks; /* 0: none, all knobs and loops as the stages say */
@@ -82,21 +91,22 @@ struct recipe_curriculum {
     float rate;      /* e += rate * (correct - e) */
     float threshold; /* to pass a level */
     /* The staircase holds while every open level p of data `staircase_data` is right at loop
-     * p + 1 (levels from 0) more often than `hold`. */
+     * p + 1 (levels from 0; the deepest open loop where there are fewer) more often than `hold`. */
     float hold;
-    int staircase_data; /* -1: no such condition */
-    /* Start anew, from other random values, when track 0 has not begun step restart_step by then */
-    int restart_step;
-    uint64_t restart_by; /* 0: never */
+    int staircase_data; /* -1: no such condition, it always holds */
+    /* Start anew, from other random values, when a step's `by` or open_by is missed, at most so
+     * often; after that the run goes on as it is. */
     int max_restarts;
+    uint64_t open_by; /* the curriculum must be open after so many steps of the attempt; 0: never */
 };
 
 struct recipe {
     char name[RECIPE_NAME_BYTES];
+    char directory[RECIPE_PATH_BYTES]; /* of the recipe's file; file names are relative to it */
     struct model_config config;
     char tokenizer[RECIPE_PATH_BYTES]; /* a tokenizer.json for text; "": the tasks' 49 symbols */
     struct params_init init;
-    float beta1, beta2, eps, weight_decay, clip;
+    float beta1, beta2, eps, weight_decay, clip; /* weight_decay: see recipe_stage */
     int shards; /* pieces of a step's batch, a power of two: gradients are added over them in one
                  * fixed tree, so ranks and threads up to this number give the same bits */
     int n_data;
@@ -107,16 +117,23 @@ struct recipe {
 };
 
 /* Parses a recipe. STATUS_INVALID names the file and the field (by JSON path), the value found and
- * what is accepted; unknown fields are errors. STATUS_NOT_FOUND, STATUS_CORRUPT (not JSON). */
+ * what is accepted; unknown fields are errors that name the nearest known one. STATUS_UNSUPPORTED
+ * (model), STATUS_NOT_FOUND, STATUS_CORRUPT (not JSON). The tokenizer and the texts are not opened:
+ * a recipe can be checked where its data is not. */
 enum status recipe_load(const char *path, struct recipe *out, struct err *err);
 enum status recipe_parse(const char *json, size_t len_bytes, const char *origin, struct recipe *out,
                          struct err *err);
-/* 64-bit hash over every field that decides the run: a resumed run must have the same. */
+/* Where a file that the recipe names lies. STATUS_INVALID when the path is too long. */
+enum status recipe_file(const struct recipe *r, const char *name, char *path, size_t cap_bytes,
+                        struct err *err);
+/* 64-bit hash over every value that decides the run (no names, not the directory): a resumed run
+ * must have the same. */
 uint64_t recipe_fingerprint(const struct recipe *r);
-/* Levels of all sources, one after another: data i's begin at recipe_first_level(r, i). */
+/* Levels of all sources, one after another: data i's begin at recipe_first_level(r, i). A source
+ * has as many as its knobs, or those of any step of its tracks, give; a text has none. */
 int recipe_first_level(const struct recipe *r, int data);
 int recipe_n_levels(const struct recipe *r);
-uint64_t recipe_total_steps(const struct recipe *r); /* at most */
+uint64_t recipe_total_steps(const struct recipe *r); /* at most, all restarts included */
 /* Of step `step` (from 0) of a stage: learning rate and beta. */
 float recipe_lr(const struct recipe_stage *stage, uint64_t step);
 float recipe_beta(const struct recipe_stage *stage, uint64_t step);
