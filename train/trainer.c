@@ -41,7 +41,7 @@ static enum status open_threads(struct trainer *t, struct err *err)
     enum status status = cpu_pool_create(t->n_threads, false, &t->pool, err);
     for (int i = 0; i < t->n_threads && status == STATUS_OK; i++)
         status = pass_create(t->params, t->ops, &t->threads[i].pass, err);
-    return status == STATUS_OK ? trainer_size_threads(t, err) : status;
+    return status == STATUS_OK ? trainer_enter_stage(t, err) : status;
 }
 
 static enum status open_looped(struct trainer *t, struct err *err)
@@ -59,6 +59,10 @@ static enum status open_looped(struct trainer *t, struct err *err)
 
 static enum status trainer_open(struct trainer *t, struct err *err)
 {
+    t->of_stage = malloc(sizeof *t->of_stage);
+    if (t->of_stage == NULL)
+        return err_set(err, STATUS_NO_MEMORY, "no memory for the recipe");
+    *t->of_stage = *t->recipe;
     enum status status = params_create(&t->recipe->config, &t->params, err);
     if (status == STATUS_OK)
         status = optimizer_create(t->params, &t->optimizer, err);
@@ -82,6 +86,7 @@ static void trainer_close(struct trainer *t)
     for (int i = 0; i < RECIPE_MAX_DATA; i++)
         text_source_close(t->texts[i]);
     free(t->looped);
+    free(t->of_stage);
     reduce_destroy(t->reduce);
     optimizer_free(&t->optimizer);
     params_destroy(t->params);
@@ -170,7 +175,7 @@ static enum status trainer_step(struct trainer *t, struct trainer_report *report
         return status;
     report->lr = recipe_lr(stage, t->state.stage_step);
     report->beta = recipe_beta(stage, t->state.stage_step);
-    status = optimizer_step(&t->optimizer, t->params, add_looping(t, sum), t->ops, t->recipe,
+    status = optimizer_step(&t->optimizer, t->params, add_looping(t, sum), t->ops, t->of_stage,
                             report->lr, &report->grad_norm, err);
     if (status != STATUS_OK)
         return status;
@@ -181,7 +186,7 @@ static enum status trainer_step(struct trainer *t, struct trainer_report *report
         status = restart(t, err);
     if (status == STATUS_OK && report->events != CURRICULUM_NONE &&
         !(report->events & CURRICULUM_FINISHED))
-        status = trainer_size_threads(t, err);
+        status = trainer_enter_stage(t, err);
     return status;
 }
 
@@ -204,7 +209,7 @@ static enum status trainer_loop(struct trainer *t, bool *finished, struct err *e
     const struct trainer_listener *l = t->listener;
     struct trainer_report report = {0};
     uint64_t n_done = 0, report_every = o->report_every > 0 ? o->report_every : 1;
-    bool is_through = t->state.stage >= t->recipe->n_stages, stop = false;
+    bool is_through = t->state.is_finished != 0, stop = false;
     while (!is_through && !stop) {
         enum status status = trainer_step(t, &report, &stop, err);
         if (status != STATUS_OK)
@@ -212,9 +217,11 @@ static enum status trainer_loop(struct trainer *t, bool *finished, struct err *e
         n_done++;
         is_through = (report.events & CURRICULUM_FINISHED) != 0;
         stop = stop || (t->stop_after > 0 && n_done >= t->stop_after);
-        tell_step(t, &report, is_through || stop || t->state.step % report_every == 0);
-        bool is_due = o->save_every > 0 && t->state.step % o->save_every == 0;
-        if (t->rank == 0 && (is_through || stop || is_due))
+        bool is_saved =
+            is_through || stop || (o->save_every > 0 && t->state.step % o->save_every == 0);
+        /* A window ends where a state is saved: a run that goes on from it reports the same. */
+        tell_step(t, &report, is_saved || t->state.step % report_every == 0);
+        if (t->rank == 0 && is_saved)
             status = trainer_save(t, err);
         if (status != STATUS_OK)
             return add_way_on(t, status, err);
@@ -251,6 +258,8 @@ enum status trainer_run(const struct trainer_options *options,
         *finished = is_through;
     else if (t->reduce != NULL)
         reduce_fail(t->reduce, &own);
+    else if (options->transport != NULL && status != STATUS_INVALID)
+        trainer_decline(options->transport, &own);
     trainer_close(t);
     return status == STATUS_OK ? STATUS_OK : err_set(err, own.code, "%s", own.message);
 }

@@ -32,6 +32,7 @@ struct trainer {
     const struct trainer_options *options;
     const struct trainer_listener *listener;
     const struct recipe *recipe;
+    struct recipe *of_stage; /* a copy with the present stage's weight decay, for the optimiser */
     /* What rank 0 has said, for all. */
     uint64_t seed, stop_after;
     const struct grad_ops *ops;
@@ -70,8 +71,9 @@ struct trainer {
  * *counts the whole step's. *stop: a rank wants to stop. */
 enum status trainer_gradients(struct trainer *t, const float **sum, struct metrics *counts,
                               bool *stop, struct err *err);
-/* Places for the sequences of the present stage and knobs. STATUS_NO_MEMORY. */
-enum status trainer_size_threads(struct trainer *t, struct err *err);
+/* Puts what the present stage and knobs decide in place: rotary base, weight decay, room for the
+ * sequences. STATUS_NO_MEMORY. */
+enum status trainer_enter_stage(struct trainer *t, struct err *err);
 void trainer_free_threads(struct trainer *t);
 
 /* ---- trainer_ranks.c --------------------------------------------------------------------------

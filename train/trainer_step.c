@@ -162,9 +162,11 @@ static enum status grow_thread(struct trainer_thread *thread, int n, int cap, st
     return STATUS_OK;
 }
 
-enum status trainer_size_threads(struct trainer *t, struct err *err)
+enum status trainer_enter_stage(struct trainer *t, struct err *err)
 {
     const struct recipe_stage *stage = &t->recipe->stages[t->state.stage];
+    t->params->config.rope_theta = stage->rope_theta;
+    t->of_stage->weight_decay = stage->weight_decay;
     int cap = most_rows(t, stage);
     int n = (stage->batch + t->recipe->shards - 1) / t->recipe->shards;
     for (int i = 0; i < t->n_threads; i++) {
