@@ -1,0 +1,179 @@
+/* igsm: a variable's value, mod 7, through a graph of definitions in any order, `x=y+z y=3 z=2;x?`.
+ */
+#include "train/task_parts.h"
+
+#include <stdio.h>
+
+enum { VARIABLES, MAX_DEPTH, OPERATORS, BRANCHES };
+enum { ALPHABET = 26, MIN_VARIABLES = 2, MODULUS = 7 };
+
+/* Variables 0 .. n - 1, each defined by earlier ones; the text has them in another order. */
+struct graph {
+    int n;
+    int name[ALPHABET], value[ALPHABET], depth[ALPHABET];
+    char definition[ALPHABET][8]; /* what stands to the right of = */
+    struct task_text text;
+};
+
+static int n_levels(const int *knobs)
+{
+    return 1 + (knobs[MAX_DEPTH] < knobs[VARIABLES] - 1 ? knobs[MAX_DEPTH] : knobs[VARIABLES] - 1);
+}
+
+static void level_name(int level, char *name, size_t cap_bytes)
+{
+    snprintf(name, cap_bytes, "dep %d", level);
+}
+
+static int n_branches(const int *knobs, int n_variables)
+{
+    return knobs[BRANCHES] < n_variables ? knobs[BRANCHES] : n_variables;
+}
+
+static int max_rows(const int *knobs)
+{
+    return 1 + 6 * knobs[VARIABLES] + 3 * n_branches(knobs, knobs[VARIABLES]);
+}
+
+static int apply(char op, int a, int b)
+{
+    return (op == '+' ? a + b : op == '-' ? a - b + MODULUS : a * b) % MODULUS;
+}
+
+/* Variable i = parent op other, or other op parent; other is a second variable half of the time,
+ * where the depth allows one, else a digit. */
+static void define_from(struct graph *g, int i, int parent, const int *knobs, struct random *r)
+{
+    char op = "+-*"[random_below(r, knobs[OPERATORS])];
+    int second = i > 1 && random_below(r, 2) == 0 ? random_below(r, i - 1) : -1;
+    if (second >= parent)
+        second++; /* any of the others */
+    if (second >= 0 && g->depth[second] >= knobs[MAX_DEPTH])
+        second = -1;
+    int a = g->value[parent], depth = g->depth[parent], b;
+    char left = task_letter(g->name[parent]), right;
+    if (second >= 0) {
+        b = g->value[second];
+        right = task_letter(g->name[second]);
+        depth = g->depth[second] > depth ? g->depth[second] : depth;
+    } else {
+        /* Not 0, and not 1 for a product: those say nothing or give the parent away. */
+        b = op == '*' ? 2 + random_below(r, MODULUS - 2) : 1 + random_below(r, MODULUS - 1);
+        right = (char)('0' + b);
+    }
+    bool is_swapped = random_below(r, 2) == 0;
+    g->value[i] = is_swapped ? apply(op, b, a) : apply(op, a, b);
+    g->depth[i] = depth + 1;
+    snprintf(g->definition[i], sizeof g->definition[i], "%c%c%c", is_swapped ? right : left, op,
+             is_swapped ? left : right);
+}
+
+/* Half of the most variables to all of them. As in chain, four of five want a parent, two thirds
+ * of those the variable just before. Most of the graph is no ancestor of a given variable. */
+static void draw(const int *knobs, struct random *r, struct graph *g)
+{
+    int pool[ALPHABET], order[ALPHABET];
+    int fewest = (knobs[VARIABLES] + 1) / 2;
+    fewest = fewest < MIN_VARIABLES ? MIN_VARIABLES : fewest;
+    g->n = fewest + random_below(r, knobs[VARIABLES] - fewest + 1);
+    for (int i = 0; i < ALPHABET; i++)
+        pool[i] = i;
+    random_shuffle(r, pool, ALPHABET);
+    for (int i = 0; i < g->n; i++) {
+        int parent = -1;
+        g->name[i] = pool[i];
+        order[i] = i;
+        if (i > 0 && random_below(r, 5) < 4)
+            parent = random_below(r, 3) < 2 ? i - 1 : random_below(r, i);
+        if (parent >= 0 && g->depth[parent] < knobs[MAX_DEPTH]) {
+            define_from(g, i, parent, knobs, r);
+            continue;
+        }
+        g->value[i] = random_below(r, MODULUS);
+        g->depth[i] = 0;
+        snprintf(g->definition[i], sizeof g->definition[i], "%d", g->value[i]);
+    }
+    random_shuffle(r, order, g->n);
+    g->text.len = 0;
+    for (int i = 0; i < g->n; i++) {
+        task_text_add(&g->text, task_letter(g->name[order[i]]));
+        task_text_add(&g->text, '=');
+        for (const char *c = g->definition[order[i]]; *c != '\0'; c++)
+            task_text_add(&g->text, *c);
+        task_text_add(&g->text, i + 1 < g->n ? ' ' : ';');
+    }
+}
+
+static enum status train(const int *knobs, struct random *r, int first_level,
+                         struct sequence_rows *out, struct err *err)
+{
+    struct graph g;
+    int order[ALPHABET], draws = 0;
+    do {
+        if (draws++ == TASK_MAX_DRAWS)
+            return task_no_context(&task_igsm, TASK_TRAIN, "variables", err);
+        draw(knobs, r, &g);
+    } while (!task_text_is_of(&g.text, TASK_TRAIN));
+
+    enum status status = task_rows_prefix(out, &g.text, err);
+    for (int i = 0; i < g.n; i++)
+        order[i] = i;
+    random_shuffle(r, order, g.n);
+    for (int i = 0; i < n_branches(knobs, g.n) && status == STATUS_OK; i++) {
+        int asked = order[i];
+        char answer[2] = {(char)('0' + g.value[asked]), '\0'};
+        sequence_rows_branch(out);
+        status = task_rows_symbol(out, task_letter(g.name[asked]), err);
+        if (status == STATUS_OK)
+            status = task_rows_symbol(out, '?', err);
+        if (status == STATUS_OK)
+            status = task_rows_answer(out, answer, first_level + g.depth[asked], err);
+    }
+    return status;
+}
+
+/* A variable of that depth, any of them alike; -1: there is none. */
+static int choose(const struct graph *g, int depth, struct random *r)
+{
+    int found[ALPHABET], n = 0;
+    for (int i = 0; i < g->n; i++)
+        if (g->depth[i] == depth)
+            found[n++] = i;
+    return n == 0 ? -1 : found[random_below(r, n)];
+}
+
+static enum status problem(const int *knobs, enum task_split split, int level, struct random *r,
+                           struct task_problem *out, struct err *err)
+{
+    struct graph g;
+    int draws = 0, asked = -1;
+    enum status status = task_choose_level(&task_igsm, knobs, level, r, &level, err);
+    if (status != STATUS_OK)
+        return status;
+    do {
+        if (draws++ == TASK_MAX_DRAWS)
+            return task_no_context(&task_igsm, split, "variables", err);
+        draw(knobs, r, &g);
+        asked = task_text_is_of(&g.text, split) ? choose(&g, level, r) : -1;
+    } while (asked < 0);
+    char query[3] = {task_letter(g.name[asked]), '?', '\0'};
+    char answer[2] = {(char)('0' + g.value[asked]), '\0'};
+    task_problem_set(out, &g.text, query, answer, level);
+    return STATUS_OK;
+}
+
+const struct task task_igsm = {
+    .name = "igsm",
+    .help = "the value of a variable, mod 7, through a graph of definitions in any order",
+    .n_knobs = 4,
+    .knobs = {[VARIABLES] = {"variables", "definitions: half of this to this many", MIN_VARIABLES,
+                             ALPHABET, 12},
+              [MAX_DEPTH] = {"max_depth", "variables on the way to a digit, at most", 0, 8, 4},
+              [OPERATORS] = {"operators", "1: +, 2: + and -, 3: + - and *", 1, 3, 3},
+              [BRANCHES] = {"branches", "queries of a training sequence", 1, ALPHABET, ALPHABET}},
+    .n_levels = n_levels,
+    .level_name = level_name,
+    .max_rows = max_rows,
+    .train = train,
+    .problem = problem,
+};
