@@ -18,15 +18,44 @@ static double cpu_now_s(void)
 /* ---- open and close ---------------------------------------------------------------------------
  */
 
+/* Every rank keeps a text's ids in its own out_dir, which may be the same directory. */
+static enum status open_text(struct trainer *t, int data, struct err *err)
+{
+    const struct recipe *r = t->recipe;
+    char jsonl[PATH_MAX], tokenizer[PATH_MAX] = "", cache[PATH_MAX];
+    enum status status = recipe_file(r, r->data[data].text, jsonl, sizeof jsonl, err);
+    if (status == STATUS_OK && r->tokenizer[0] != '\0')
+        status = recipe_file(r, r->tokenizer, tokenizer, sizeof tokenizer, err);
+    if (status != STATUS_OK)
+        return status;
+    int n = snprintf(cache, sizeof cache, "%s/text-%d.ids", t->options->out_dir, data);
+    if (n < 0 || (size_t)n >= sizeof cache)
+        return err_set(err, STATUS_INVALID, "--out: the path is too long");
+    struct text_source_options options = {.jsonl = jsonl,
+                                          .tokenizer = tokenizer,
+                                          .eos_id = r->tokenizer[0] == '\0' ? TASK_EOS
+                                                    : r->config.n_eos > 0   ? r->config.eos_ids[0]
+                                                                            : -1,
+                                          .vocab_size = r->config.vocab_size,
+                                          .cache = cache};
+    return text_source_open(&options, &t->texts[data], err);
+}
+
+/* A changed text is another run, as a changed recipe is. */
 static enum status open_texts(struct trainer *t, struct err *err)
 {
+    t->fingerprint = recipe_fingerprint(t->recipe);
     for (int i = 0; i < t->recipe->n_data; i++) {
-        const struct recipe_data *data = &t->recipe->data[i];
-        if (data->task != NULL)
+        if (t->recipe->data[i].task != NULL)
             continue;
-        enum status status = text_source_open(data->text, t->recipe->tokenizer, &t->texts[i], err);
+        enum status status = trainer_make_directory(t->options->out_dir, err);
+        if (status == STATUS_OK)
+            status = open_text(t, i, err);
         if (status != STATUS_OK)
             return status;
+        struct random mix =
+            random_of(t->fingerprint, text_source_fingerprint(t->texts[i]), (uint64_t)i);
+        t->fingerprint = random_bits(&mix);
     }
     return STATUS_OK;
 }
@@ -67,16 +96,20 @@ static enum status trainer_open(struct trainer *t, struct err *err)
     if (status == STATUS_OK)
         status = optimizer_create(t->params, &t->optimizer, err);
     if (status == STATUS_OK)
-        status = trainer_agree(t, err);
+        status = trainer_connect(t, err);
+    if (status == STATUS_OK && t->rank == 0)
+        status = trainer_make_directory(t->options->out_dir, err);
     if (status == STATUS_OK)
         status = open_texts(t, err);
+    if (status == STATUS_OK)
+        status = trainer_agree(t, err);
     if (status == STATUS_OK)
         status = open_looped(t, err);
     if (status == STATUS_OK && t->rank == 0)
         status = trainer_restore(t, err);
     if (status == STATUS_OK)
         status = trainer_share(t, err);
-    return status == STATUS_OK ? open_threads(t, err) : status;
+    return status == STATUS_OK && !t->state.is_finished ? open_threads(t, err) : status;
 }
 
 static void trainer_close(struct trainer *t)

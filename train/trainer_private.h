@@ -35,6 +35,7 @@ struct trainer {
     struct recipe *of_stage; /* a copy with the present stage's weight decay, for the optimiser */
     /* What rank 0 has said, for all. */
     uint64_t seed, stop_after;
+    uint64_t fingerprint; /* of the recipe and of the texts it names */
     const struct grad_ops *ops;
 
     struct params *params;
@@ -79,8 +80,10 @@ void trainer_free_threads(struct trainer *t);
 /* ---- trainer_ranks.c --------------------------------------------------------------------------
  */
 
-/* Opens the reduction; takes seed, stop_after and instruction set from rank 0, and compares the
- * recipes. STATUS_MISMATCH, STATUS_UNSUPPORTED. */
+/* Opens the reduction, through which ranks tell each other of failures from then on. */
+enum status trainer_connect(struct trainer *t, struct err *err);
+/* Takes seed, stop_after and instruction set from rank 0, and compares the fingerprints.
+ * STATUS_MISMATCH, STATUS_UNSUPPORTED. */
 enum status trainer_agree(struct trainer *t, struct err *err);
 /* Rank 0's values and curriculum on every rank; with the moments when it has resumed. */
 enum status trainer_share(struct trainer *t, struct err *err);
@@ -88,8 +91,9 @@ enum status trainer_share(struct trainer *t, struct err *err);
 /* ---- trainer_state.c --------------------------------------------------------------------------
  */
 
-/* Rank 0: prepares out_dir and fills values, moments and curriculum from a state, a model or the
- * seed. */
+/* out_dir, with the directories above it. */
+enum status trainer_make_directory(const char *path, struct err *err);
+/* Rank 0: fills values, moments and curriculum from a state, a model or the seed. */
 enum status trainer_restore(struct trainer *t, struct err *err);
 /* Fresh values for this attempt (all ranks draw alike), or those of init_from (rank 0 reads). */
 enum status trainer_fresh_values(struct trainer *t, struct err *err);

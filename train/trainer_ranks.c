@@ -10,8 +10,7 @@
 enum { SHARE_CHUNK_BYTES = 1 << 26, HOST_BYTES = 64 };
 
 struct trainer_plan {
-    uint64_t fingerprint, seed, stop_after, report_every;
-    uint64_t n_values;
+    uint64_t fingerprint, seed, stop_after, n_values;
     char isa[16];
 };
 
@@ -30,27 +29,31 @@ static int shards_for(int n_ranks)
     return n;
 }
 
-enum status trainer_agree(struct trainer *t, struct err *err)
+enum status trainer_connect(struct trainer *t, struct err *err)
 {
-    const struct trainer_options *o = t->options;
     /* Additions give the same bits at every level, so any will do for the sums. */
     const struct grad_ops *any;
     enum status status = grad_find(NULL, &any, err);
-    if (status == STATUS_OK && t->rank == 0)
-        status = grad_find(o->isa, &t->ops, err);
     if (status != STATUS_OK)
         return status;
     t->n_floats = t->params->n_values + METRICS_FLOATS + 1;
-    status = reduce_create(o->transport, any, t->recipe->shards, t->n_floats, &t->reduce, err);
-    if (status != STATUS_OK)
-        return status;
+    status =
+        reduce_create(t->options->transport, any, t->recipe->shards, t->n_floats, &t->reduce, err);
     t->first_shard = reduce_first_shard(t->recipe->shards, t->n_ranks, t->rank);
     t->end_shard = reduce_first_shard(t->recipe->shards, t->n_ranks, t->rank + 1);
+    return status;
+}
 
-    struct trainer_plan plan = {.fingerprint = recipe_fingerprint(t->recipe),
+enum status trainer_agree(struct trainer *t, struct err *err)
+{
+    const struct trainer_options *o = t->options;
+    struct trainer_plan plan = {.fingerprint = t->fingerprint,
                                 .seed = o->seed,
                                 .stop_after = o->stop_after,
                                 .n_values = t->params->n_values};
+    enum status status = t->rank == 0 ? grad_find(o->isa, &t->ops, err) : STATUS_OK;
+    if (status != STATUS_OK)
+        return status;
     if (t->rank == 0)
         strncpy(plan.isa, t->ops->name, sizeof plan.isa - 1);
     struct trainer_plan theirs = plan;
@@ -59,8 +62,8 @@ enum status trainer_agree(struct trainer *t, struct err *err)
         return status;
     if (theirs.fingerprint != plan.fingerprint || theirs.n_values != plan.n_values) {
         err_set(err, STATUS_MISMATCH,
-                "another recipe than rank 0's (fingerprint %016llx, rank 0 has %016llx): copy the "
-                "same file to every host",
+                "another recipe or text than rank 0's (fingerprint %016llx, rank 0 has %016llx): "
+                "copy the same files to every host",
                 (unsigned long long)plan.fingerprint, (unsigned long long)theirs.fingerprint);
         return where(t, err);
     }

@@ -12,7 +12,7 @@
 
 enum { STREAM_VALUES = -2 };
 
-static enum status make_directory(const char *path, struct err *err)
+enum status trainer_make_directory(const char *path, struct err *err)
 {
     char part[PATH_MAX];
     size_t n = strlen(path);
@@ -137,17 +137,14 @@ static enum status find_state(struct trainer *t, char *path, size_t cap_bytes, s
 enum status trainer_restore(struct trainer *t, struct err *err)
 {
     char path[PATH_MAX];
-    enum status status = make_directory(t->options->out_dir, err);
-    if (status == STATUS_OK)
-        status = find_state(t, path, sizeof path, err);
+    enum status status = find_state(t, path, sizeof path, err);
     if (status != STATUS_OK)
         return status;
     curriculum_init(t->recipe, &t->state);
     if (path[0] == '\0')
         return trainer_fresh_values(t, err);
     struct train_state_head head;
-    status = train_state_load(path, t->seed, recipe_fingerprint(t->recipe), &head, t->params,
-                              &t->optimizer, err);
+    status = train_state_load(path, t->seed, t->fingerprint, &head, t->params, &t->optimizer, err);
     if (status != STATUS_OK)
         return status;
     t->state = head.curriculum;
@@ -157,9 +154,8 @@ enum status trainer_restore(struct trainer *t, struct err *err)
 
 enum status trainer_save(struct trainer *t, struct err *err)
 {
-    struct train_state_head head = {.seed = t->seed,
-                                    .recipe_fingerprint = recipe_fingerprint(t->recipe),
-                                    .curriculum = t->state};
+    struct train_state_head head = {
+        .seed = t->seed, .recipe_fingerprint = t->fingerprint, .curriculum = t->state};
     char path[PATH_MAX];
     enum status status = train_state_save(t->options->out_dir, t->options->keep, &head, t->params,
                                           &t->optimizer, err);
@@ -179,9 +175,13 @@ enum status trainer_export(struct trainer *t, struct err *err)
     int n = snprintf(dir, sizeof dir, "%s/model", t->options->out_dir);
     if (n < 0 || (size_t)n >= sizeof dir)
         return err_set(err, STATUS_INVALID, "the path %s/model is too long", t->options->out_dir);
-    enum status status = make_directory(dir, err);
+    enum status status = trainer_make_directory(dir, err);
     if (status != STATUS_OK)
         return status;
-    const char *tokenizer = t->recipe->tokenizer;
+    char tokenizer[PATH_MAX] = "";
+    if (t->recipe->tokenizer[0] != '\0')
+        status = recipe_file(t->recipe, t->recipe->tokenizer, tokenizer, sizeof tokenizer, err);
+    if (status != STATUS_OK)
+        return status;
     return train_state_export(dir, t->params, tokenizer[0] != '\0' ? tokenizer : NULL, err);
 }

@@ -32,12 +32,15 @@ static enum status make_sequence(const struct trainer *t, const struct recipe_st
                                  int index, struct sequence_rows *out, struct err *err)
 {
     int i = choose_source(t, stage, index);
-    struct random r = random_of(t->seed, t->state.step, (uint64_t)index);
     sequence_rows_clear(out);
-    int first_level = recipe_first_level(t->recipe, i);
+    /* A text has no levels. Sequences are counted as if every step had had this stage's batch. */
     if (t->texts[i] != NULL)
-        return text_source_sequence(t->texts[i], stage->seq_length, &r, first_level, out, err);
-    return t->recipe->data[i].task->train(t->state.knobs[i], &r, first_level, out, err);
+        return text_source_take(t->texts[i], stage->seq_length, t->seed,
+                                t->state.step * (uint64_t)stage->batch + (uint64_t)index, -1, out,
+                                err);
+    struct random r = random_of(t->seed, t->state.step, (uint64_t)index);
+    return t->recipe->data[i].task->train(t->state.knobs[i], &r, recipe_first_level(t->recipe, i),
+                                          out, err);
 }
 
 static int first_sequence(const struct trainer *t, const struct recipe_stage *stage, int shard)
