@@ -76,7 +76,10 @@ struct recipe_step {
     int needs_loops; /* waits until so many loops are open */
     bool holds;      /* waits until the staircase holds */
     int watch_level; /* the level of the task that must pass before the NEXT step */
-    uint64_t by;     /* not begun after so many steps of the attempt: start anew; 0: no limit */
+    /* Waits until the other tracks have passed these steps: begun them and passed their level, or
+     * gone further. -1: does not wait for that track. */
+    int after[RECIPE_MAX_TRACKS];
+    uint64_t by; /* not begun after so many steps of the attempt: start anew; 0: no limit */
 };
 /* Steps of one task, taken in order: the next when the accuracy of watch_level at the deepest open
  * loop passes `threshold`. That accuracy begins at 0 with every step, so each is earned anew. */
@@ -97,7 +100,9 @@ struct recipe_curriculum {
     /* Start anew, from other random values, when a step's `by` or open_by is missed, at most so
      * often; after that the run goes on as it is. */
     int max_restarts;
-    uint64_t open_by; /* the curriculum must be open after so many steps of the attempt; 0: never */
+    /* Stages that end when the curriculum is open must have ended after so many steps of the
+     * attempt; 0: no limit. */
+    uint64_t open_by;
 };
 
 struct recipe {
