@@ -65,9 +65,12 @@ static enum status open_whole(const char *path, struct safetensors **out, struct
                               struct err *err)
 {
     struct safetensors *file = NULL;
-    enum status status = safetensors_open(path, &file, err);
+    struct err why = {0};
+    enum status status = safetensors_open(path, &file, &why);
+    /* A tensor of a kind that no state has is damage as well. */
     if (status != STATUS_OK)
-        return status;
+        return err_set(err, status == STATUS_UNSUPPORTED ? STATUS_CORRUPT : status, "%s",
+                       why.message);
     const char *format = safetensors_metadata(file, "format");
     if (format == NULL || strcmp(format, TRAIN_STATE_FORMAT) != 0)
         status = err_set(err, STATUS_CORRUPT,
