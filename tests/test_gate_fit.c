@@ -125,7 +125,7 @@ static void make_rows(struct gate_rows *rows, int n, bool backwards)
 {
     static float hidden[T * D];
     struct err err = {0};
-    if (gate_rows_create(SPILL, T, D, rows, &err) != STATUS_OK)
+    if (gate_rows_create(SPILL, true, T, D, rows, &err) != STATUS_OK)
         fail_msg("%s", err.message);
     for (int k = 0; k < n; k++) {
         int number = backwards ? n - 1 - k : k;
@@ -169,8 +169,7 @@ static void test_gate_fit_finds_the_direction(void **state)
     assert_true(fabs(report.label_mean[0] - 0.75) < 0.01);
     for (int i = 0; i < D; i++)
         assert_true(i == 3 ? weight[i] > 2 : fabsf(weight[i]) < 0.3f);
-    gate_rows_close(&rows, false);
-    assert_int_equal(access(SPILL, F_OK), -1);
+    gate_rows_close(&rows);
 }
 
 /* The order of arrival does not reach the file; small windows shuffle in another way but learn the
@@ -193,7 +192,7 @@ static void test_gate_fit_is_a_function_of_rows_and_options(void **state)
         o.seed = i == 3;
         fit_well(&rows, &o, &gate, &report);
         losses[i] = report.last_loss;
-        gate_rows_close(&rows, false);
+        gate_rows_close(&rows);
     }
     assert_memory_equal(weights[0], weights[1], sizeof weights[0]);
     assert_memory_not_equal(weights[0], weights[2], sizeof weights[0]);
@@ -228,7 +227,7 @@ static void test_gate_fit_counts_epochs_and_reports(void **state)
     assert_int_equal(report.n_steps, 14);
     assert_int_equal(n_reports, 4); /* 4, 8, 12, 14 */
     assert_true(seen_loss > 0 && seen_loss < 0.7);
-    gate_rows_close(&rows, false);
+    gate_rows_close(&rows);
 }
 
 static void test_gate_fit_refuses_what_cannot_be_fitted(void **state)
@@ -244,7 +243,7 @@ static void test_gate_fit_refuses_what_cannot_be_fitted(void **state)
     make_rows(&rows, 0, false);
     assert_int_equal(gate_fit(&rows, &o, &gate, &report, &err), STATUS_INVALID);
     assert_non_null(strstr(err.message, "no rows"));
-    gate_rows_close(&rows, false);
+    gate_rows_close(&rows);
     make_rows(&rows, 10, false);
     o.lr = 0;
     assert_int_equal(gate_fit(&rows, &o, &gate, &report, &err), STATUS_INVALID);
@@ -261,7 +260,23 @@ static void test_gate_fit_refuses_what_cannot_be_fitted(void **state)
     assert_int_equal(truncate(SPILL, 100), 0);
     assert_int_equal(gate_fit(&rows, &o, &gate, &report, &err), STATUS_IO);
     assert_non_null(strstr(err.message, "shorter"));
-    gate_rows_close(&rows, false);
+    gate_rows_close(&rows);
+}
+
+static void test_gate_rows_leave_no_file_behind_unless_kept(void **state)
+{
+    (void)state;
+    struct gate_rows rows;
+    float hidden[T * D] = {0};
+    const struct gate_row row = {.hidden = hidden};
+    assert_int_equal(gate_rows_create(SPILL, true, T, D, &rows, NULL), STATUS_OK);
+    gate_rows_close(&rows);
+    assert_int_equal(access(SPILL, F_OK), 0);
+    assert_int_equal(gate_rows_create(SPILL, false, T, D, &rows, NULL), STATUS_OK);
+    assert_int_equal(access(SPILL, F_OK), -1);
+    assert_int_equal(gate_rows_put(&rows, 3, &row, NULL), STATUS_OK);
+    assert_int_equal(rows.n_rows, 4);
+    gate_rows_close(&rows);
 }
 
 static void test_gate_rows_name_a_full_disk(void **state)
@@ -271,14 +286,14 @@ static void test_gate_rows_name_a_full_disk(void **state)
     struct err err = {0};
     float hidden[T * D] = {0};
     const struct gate_row row = {.hidden = hidden};
-    assert_int_equal(gate_rows_create("/nowhere/at/all", T, D, &rows, &err), STATUS_IO);
+    assert_int_equal(gate_rows_create("/nowhere/at/all", true, T, D, &rows, &err), STATUS_IO);
     assert_non_null(strstr(err.message, "/nowhere/at/all"));
     if (access("/dev/full", W_OK) != 0)
         skip();
-    assert_int_equal(gate_rows_create("/dev/full", T, D, &rows, &err), STATUS_OK);
+    assert_int_equal(gate_rows_create("/dev/full", true, T, D, &rows, &err), STATUS_OK);
     assert_int_equal(gate_rows_put(&rows, 0, &row, &err), STATUS_IO);
     assert_non_null(strstr(err.message, "/dev/full: No space left on device"));
-    gate_rows_close(&rows, true);
+    gate_rows_close(&rows);
 }
 
 int main(void)
@@ -292,6 +307,7 @@ int main(void)
         cmocka_unit_test(test_gate_fit_is_a_function_of_rows_and_options),
         cmocka_unit_test(test_gate_fit_counts_epochs_and_reports),
         cmocka_unit_test(test_gate_fit_refuses_what_cannot_be_fitted),
+        cmocka_unit_test(test_gate_rows_leave_no_file_behind_unless_kept),
         cmocka_unit_test(test_gate_rows_name_a_full_disk),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -16,8 +16,8 @@ static size_t head_bytes(int n_loops)
     return 2 * sizeof(uint32_t) + 2 * (size_t)n_loops * sizeof(float);
 }
 
-enum status gate_rows_create(const char *path, int n_loops, int d, struct gate_rows *out,
-                             struct err *err)
+enum status gate_rows_create(const char *path, bool is_kept, int n_loops, int d,
+                             struct gate_rows *out, struct err *err)
 {
     struct gate_rows r = {.fd = -1, .n_loops = n_loops, .d = d};
     if (n_loops < 1 || n_loops > GATE_MAX_LOOPS || d < 1)
@@ -35,17 +35,17 @@ enum status gate_rows_create(const char *path, int n_loops, int d, struct gate_r
         free(r.row);
         return err_set(err, STATUS_IO, "cannot write %s: %s", path, strerror(errno));
     }
+    if (!is_kept)
+        unlink(path);
     *out = r;
     return STATUS_OK;
 }
 
-void gate_rows_close(struct gate_rows *r, bool keeps_file)
+void gate_rows_close(struct gate_rows *r)
 {
     if (r->row == NULL)
         return;
     close(r->fd);
-    if (!keeps_file)
-        unlink(r->path);
     free(r->row);
     *r = (struct gate_rows){.fd = -1};
 }

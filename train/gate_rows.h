@@ -30,11 +30,11 @@ struct gate_rows {
     unsigned char *row; /* scratch of one row */
 };
 
-/* Makes the file anew. STATUS_IO with the path and what the system said, STATUS_NO_MEMORY. */
-enum status gate_rows_create(const char *path, int n_loops, int d, struct gate_rows *out,
-                             struct err *err);
-/* Closes; removes the file unless it is kept. A zeroed object is fine. */
-void gate_rows_close(struct gate_rows *r, bool keeps_file);
+/* Makes the file anew. One that is not kept has no name from here on: its space is free again
+ * however this process ends. STATUS_IO with the path and what the system said, STATUS_NO_MEMORY. */
+enum status gate_rows_create(const char *path, bool is_kept, int n_loops, int d,
+                             struct gate_rows *out, struct err *err);
+void gate_rows_close(struct gate_rows *r); /* a zeroed object is fine */
 /* STATUS_IO; a full disk is named as one, with the bytes a row takes. */
 enum status gate_rows_put(struct gate_rows *r, uint64_t number, const struct gate_row *row,
                           struct err *err);
