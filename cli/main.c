@@ -16,6 +16,7 @@ static const struct subcommand subcommands[] = {
     {"generate", "continue a prompt, streaming the text", cli_generate},
     {"batch", "run a file of requests, resumable", cli_batch},
     {"lens", "show how the model changes its mind from loop to loop", cli_lens},
+    {"gate", "fit the exit gate to texts", cli_gate},
     {"bench", "measure: kernels, net, engine", cli_bench},
     {"info", "dimensions and sizes of a model, and what fits here", cli_info},
     {"doctor", "check this machine, with a self-test of batch invariance", cli_doctor},
