@@ -17,6 +17,7 @@ static const struct subcommand subcommands[] = {
     {"batch", "run a file of requests, resumable", cli_batch},
     {"lens", "show how the model changes its mind from loop to loop", cli_lens},
     {"train", "train a looped model from a recipe", cli_train},
+    {"gate", "fit the exit gate to texts", cli_gate},
     {"eval", "exact answers by difficulty, loop and exit threshold", cli_eval},
     {"bench", "measure: kernels, net, engine", cli_bench},
     {"info", "dimensions and sizes of a model, and what fits here", cli_info},
