@@ -18,6 +18,7 @@ static const struct subcommand subcommands[] = {
     {"lens", "show how the model changes its mind from loop to loop", cli_lens},
     {"eval", "exact answers by difficulty, loop and exit threshold", cli_eval},
     {"train", "train a looped model from a recipe", cli_train},
+    {"gate", "fit the exit gate to texts", cli_gate},
     {"bench", "measure: kernels, net, engine", cli_bench},
     {"info", "dimensions and sizes of a model, and what fits here", cli_info},
     {"doctor", "check this machine, with a self-test of batch invariance", cli_doctor},
