@@ -226,7 +226,8 @@ static void test_reduce_failed_rank_ends_the_others_with_its_words(void **state)
             assert_true(roles[i].wall_ns < 5 * SECOND_NS); /* and not the deadline of 600 s */
             if (i == failing)
                 continue;
-            assert_int_equal(roles[i].n_done, 1);
+            /* The words may overtake the last sums of a third rank. */
+            assert_in_range(roles[i].n_done, 0, 1);
             assert_int_equal(roles[i].status, STATUS_MISMATCH);
             assert_non_null(strstr(roles[i].err.message, name));
             assert_non_null(strstr(roles[i].err.message, "the disk of this rank is full"));
@@ -240,7 +241,7 @@ static void test_reduce_silent_rank_is_named_at_the_deadline(void **state)
     struct role roles[MAX_RANKS];
     init(roles, 4, N_SHARDS, 1000);
     for (int i = 0; i < 4; i++)
-        roles[i].deadline_ns = SECOND_NS / 10;
+        roles[i].deadline_ns = SECOND_NS / 2; /* above any hiccup of a busy machine */
     roles[2].n_steps = 1;
     play_all(4, roles);
     for (int i = 0; i < 4; i++) {
@@ -250,7 +251,7 @@ static void test_reduce_silent_rank_is_named_at_the_deadline(void **state)
         /* One rank meets its deadline first; it tells the others what it saw. */
         assert_true(roles[i].status == STATUS_TIMEOUT || roles[i].status == STATUS_MISMATCH);
         assert_non_null(
-            strstr(roles[i].err.message, "rank 2 has sent nothing for 0.1 s at step 8"));
+            strstr(roles[i].err.message, "rank 2 has sent nothing for 0.5 s at step 8"));
         assert_true(roles[i].wall_ns < 5 * SECOND_NS);
     }
 }
