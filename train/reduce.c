@@ -234,9 +234,10 @@ static float *sum_nodes(struct reduce *r, size_t round, size_t begin, size_t n)
         stack[depth].level = node->level;
         stack[depth].index = node->index;
         depth++;
-        /* Two siblings on top: the left one becomes their parent. */
-        while (depth > 1 && stack[depth - 1].level == stack[depth - 2].level &&
-               stack[depth - 1].index == (stack[depth - 2].index | 1)) {
+        /* Two of one level on top are siblings, as nodes come in order: the left becomes their
+         * parent. */
+        while (depth > 1 && stack[depth - 1].level == stack[depth - 2].level) {
+            assert(stack[depth - 1].index == (stack[depth - 2].index | 1));
             r->ops->add(stack[depth - 2].values, stack[depth - 1].values, n);
             depth--;
             stack[depth - 1].level++;
