@@ -54,6 +54,10 @@ struct recipe_stage {
     enum recipe_decay decay;
     uint64_t warmup; /* steps from 0 to lr_begin */
     enum recipe_objective objective;
+    /* Objective uniform only: a target of a level that needs p loops (task.first_loop) is
+     * supervised at loops p .. T alone, so that shallow loops do not learn to guess deep answers.
+     */
+    bool from_level;
     float beta_begin, beta_end; /* linear over the stage */
     int loops; /* most loops of this stage, also more than the model's T; the curriculum may hold it
                 * lower */
@@ -138,6 +142,9 @@ uint64_t recipe_fingerprint(const struct recipe *r);
  * has as many as its knobs, or those of any step of its tracks, give; a text has none. */
 int recipe_first_level(const struct recipe *r, int data);
 int recipe_n_levels(const struct recipe *r);
+/* The loop at which a level's answers can be there at the earliest; first_loops [recipe_n_levels].
+ */
+void recipe_first_loops(const struct recipe *r, uint8_t *first_loops);
 uint64_t recipe_total_steps(const struct recipe *r); /* at most, all restarts included */
 /* Of step `step` (from 0) of a stage: learning rate and beta. */
 float recipe_lr(const struct recipe_stage *stage, uint64_t step);

@@ -29,3 +29,13 @@ int recipe_n_levels(const struct recipe *r)
 {
     return recipe_first_level(r, r->n_data);
 }
+
+void recipe_first_loops(const struct recipe *r, uint8_t *first_loops)
+{
+    for (int i = 0; i < r->n_data; i++) {
+        const struct task *task = r->data[i].task;
+        for (int level = 0; level < n_levels(r, i); level++)
+            *first_loops++ =
+                task != NULL && task->first_loop != NULL ? (uint8_t)task->first_loop(level) : 1;
+    }
+}
