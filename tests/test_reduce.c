@@ -220,7 +220,7 @@ static void test_reduce_failed_rank_ends_the_others_with_its_words(void **state)
         roles[failing].n_steps = 1;
         roles[failing].is_loud = true;
         play_all(4, roles);
-        char name[16];
+        char name[32];
         snprintf(name, sizeof name, "rank %d", failing);
         for (int i = 0; i < 4; i++) {
             assert_int_equal(roles[i].n_wrong, 0);
@@ -383,9 +383,13 @@ static void broadcast_all(struct listener *listeners, const size_t *n_bytes, boo
     late.base = *t[1];
     late.base.ops = &LATE;
     late.inner = t[1];
+    late.base = *t[1];
+    late.base.ops = &LATE;
+    late.inner = t[1];
     for (int i = 0; i < 3; i++) {
-        listeners[i] = (struct listener){
-            .transport = t[i], .bytes = calloc(1, n_bytes[i]), .n_bytes = n_bytes[i]};
+        listeners[i] = (struct listener){.transport = i == 1 && is_rank_1_late ? &late.base : t[i],
+                                         .bytes = calloc(1, n_bytes[i]),
+                                         .n_bytes = n_bytes[i]};
         for (size_t k = 0; i == 0 && k < n_bytes[0]; k++)
             listeners[0].bytes[k] = (unsigned char)(k * 2654435761u >> 13);
         assert_int_equal(pthread_create(&threads[i], NULL, broadcast, &listeners[i]), 0);
