@@ -278,7 +278,6 @@ enum status trainer_run(const struct trainer_options *options,
     t->options = options;
     t->listener = listener;
     t->recipe = options->recipe;
-    recipe_first_loops(t->recipe, t->first_loops);
     t->rank = options->transport != NULL ? options->transport->rank : 0;
     t->n_ranks = options->transport != NULL ? options->transport->n_ranks : 1;
     t->begin_ns = host_now_ns();

@@ -44,7 +44,6 @@ struct trainer {
     struct optimizer optimizer;
     struct curriculum_state state;
     struct text_source *texts[RECIPE_MAX_DATA]; /* NULL: a task */
-    uint8_t first_loops[METRICS_MAX_LEVELS];
 
     struct reduce *reduce;
     int rank, n_ranks;
