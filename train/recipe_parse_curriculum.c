@@ -104,7 +104,7 @@ static enum status read_staircase(const struct recipe_reader *r, const struct re
         return status == STATUS_OK ? recipe_reader_float(r, "hold", 0, 1, &c->hold) : status;
     }
     if (recipe_reader_has(r, "hold"))
-        return recipe_reader_fail(r, "hold", NULL, "it together with staircase");
+        return recipe_reader_fail(r, "hold", NULL, "none without staircase");
     return STATUS_OK;
 }
 
@@ -223,17 +223,17 @@ static enum status check_waits(const struct recipe_reader *r, const struct recip
             const struct recipe_step *step = &c->tracks[t].steps[i];
             if (step->holds && c->staircase_data < 0)
                 return err_set(r->err, STATUS_INVALID,
-                               "%s: curriculum.tracks[%d].steps[%d].holds: expected it together "
-                               "with curriculum.staircase, found true",
+                               "%s: curriculum.tracks[%d].steps[%d].holds: expected none without "
+                               "curriculum.staircase, found true",
                                r->origin, t, i);
             if (step->by > 0 && c->max_restarts == 0)
                 return err_set(r->err, STATUS_INVALID,
-                               "%s: curriculum.tracks[%d].steps[%d].by: expected it together with "
+                               "%s: curriculum.tracks[%d].steps[%d].by: expected none without "
                                "curriculum.restarts, found %llu",
                                r->origin, t, i, (unsigned long long)step->by);
         }
     if (c->open_by > 0 && c->max_restarts == 0)
-        return recipe_reader_fail(r, "open_by", NULL, "it together with restarts");
+        return recipe_reader_fail(r, "open_by", NULL, "none without restarts");
     return check_order(r, recipe);
 }
 
@@ -242,7 +242,7 @@ static enum status check_levels(const struct recipe_reader *top, const struct re
     for (int i = 0; i < out->n_stages; i++)
         if (out->stages[i].ends_when_open && out->curriculum.n_tracks == 0)
             return err_set(top->err, STATUS_INVALID,
-                           "%s: stages[%d].until: expected it together with curriculum, found "
+                           "%s: stages[%d].until: expected none without curriculum, found "
                            "\"open\"",
                            top->origin, i);
     if (recipe_n_levels(out) > METRICS_MAX_LEVELS)

@@ -173,7 +173,7 @@ static enum status read_end(const struct recipe_reader *r, struct recipe_stage *
     if (status == STATUS_OK)
         status = recipe_reader_count(r, "min_steps", s->steps, &s->min_steps);
     if (status == STATUS_OK && recipe_reader_has(r, "min_steps") && !s->ends_when_open)
-        return recipe_reader_fail(r, "min_steps", NULL, "it together with until");
+        return recipe_reader_fail(r, "min_steps", NULL, "none without until");
     return status;
 }
 
