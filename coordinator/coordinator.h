@@ -56,8 +56,9 @@ struct completion_end {
 struct completion_request {
     const int32_t *prompt_ids; /* copied */
     uint32_t n_prompt;
-    struct sequence_params params; /* sequence, ring_offset and prompt_tokens are filled in */
-    uint32_t n_stops;              /* stop strings; need a tokenizer */
+    struct sequence_params params;  /* sequence, ring_offset and prompt_tokens are filled in */
+    const int32_t *observe_targets; /* [params.n_observe_targets]; copied */
+    uint32_t n_stops;               /* stop strings; need a tokenizer */
     const char *stops[COMPLETION_MAX_STOPS];
     bool include_stop; /* leave the stop string in the text */
     bool keep_special; /* special tokens appear in the text */

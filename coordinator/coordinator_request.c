@@ -153,6 +153,16 @@ void coordinator_observe(struct coordinator *c, const struct control_observation
 
 /* ---- the scheduler's actions ---------------------------------------------------------------- */
 
+/* A sequence is opened while its request waits for it. */
+static struct request *find_opening(const struct coordinator *c, uint64_t sequence)
+{
+    uint64_t id = 0;
+    bool is_known = scheduler_find_sequence(c->scheduler, sequence, &id);
+    struct request *r = is_known ? find_request(c, id) : NULL;
+    assert(r != NULL);
+    return r;
+}
+
 static enum status carry_out(struct coordinator *c, const struct scheduler_action *a,
                              uint64_t now_ns, struct err *err)
 {
@@ -162,6 +172,9 @@ static enum status carry_out(struct coordinator *c, const struct scheduler_actio
     case SCHEDULER_SEND_OPEN:
         m.kind = CONTROL_OPEN;
         m.open = *a->params;
+        m.open_targets = NULL;
+        if (m.open.n_observe_targets > 0)
+            m.open_targets = find_opening(c, m.open.sequence)->targets;
         return coordinator_send(c, a->worker, &m, err);
     case SCHEDULER_SEND_START:
         r = find_request(c, a->request);
@@ -218,6 +231,18 @@ static enum status check_prompt(const struct coordinator *c, const struct comple
     return STATUS_OK;
 }
 
+static enum status check_targets(const struct coordinator *c, const struct completion_request *q,
+                                 const struct sequence_params *params, struct err *err)
+{
+    const int32_t vocab_size = c->checkpoint->config.vocab_size;
+    for (uint32_t i = 0; i < params->n_observe_targets; i++)
+        if (q->observe_targets[i] < 0 || q->observe_targets[i] >= vocab_size)
+            return err_set(err, STATUS_INVALID,
+                           "observed target %u is %" PRId32 "; the vocabulary has ids 0..%" PRId32,
+                           i, q->observe_targets[i], vocab_size - 1);
+    return STATUS_OK;
+}
+
 static enum status make_params(const struct coordinator *c, const struct completion_request *q,
                                struct sequence_params *out, struct err *err)
 {
@@ -236,10 +261,11 @@ static enum status make_params(const struct coordinator *c, const struct complet
 static struct request *make_request(const struct completion_request *q,
                                     const struct sequence_params *params)
 {
-    struct request *r = calloc(1, sizeof *r + q->n_prompt * sizeof *r->prompt_ids);
+    size_t n_ids = (size_t)q->n_prompt + params->n_observe_targets;
+    struct request *r = calloc(1, sizeof *r + n_ids * sizeof *r->prompt_ids);
     if (r == NULL)
         return NULL;
-    r->is_observed = params->observe_top > 0;
+    r->is_observed = sequence_is_observed(params);
     r->n_stop_ids = params->n_stop_ids;
     memcpy(r->stop_ids, params->stop_ids, sizeof r->stop_ids);
     r->user = q->user;
@@ -248,6 +274,9 @@ static struct request *make_request(const struct completion_request *q,
     r->on_end = q->on_end;
     r->n_prompt = q->n_prompt;
     memcpy(r->prompt_ids, q->prompt_ids, q->n_prompt * sizeof *r->prompt_ids);
+    r->targets = r->prompt_ids + q->n_prompt;
+    if (params->n_observe_targets > 0)
+        memcpy(r->targets, q->observe_targets, params->n_observe_targets * sizeof *r->targets);
     return r;
 }
 
@@ -260,7 +289,8 @@ enum status coordinator_submit(struct coordinator *c, const struct completion_re
         return err_set(err, STATUS_INTERNAL, "a request outside of start and shutdown");
     struct sequence_params params;
     enum status st = check_prompt(c, request, err);
-    if (st != STATUS_OK || (st = make_params(c, request, &params, err)) != STATUS_OK)
+    if (st != STATUS_OK || (st = make_params(c, request, &params, err)) != STATUS_OK ||
+        (st = check_targets(c, request, &params, err)) != STATUS_OK)
         return st;
     if (c->n_free == 0)
         return err_set(err, STATUS_FULL, "%u requests are waiting or ending: try later",

@@ -30,6 +30,7 @@ struct request {
     void (*on_end)(void *user, const struct completion_end *end);
     struct request *next; /* in the list of ended ones */
     uint32_t n_prompt;
+    int32_t *targets; /* behind the prompt */
     int32_t prompt_ids[];
 };
 

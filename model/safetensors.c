@@ -361,3 +361,8 @@ const struct safetensors_tensor *safetensors_find(const struct safetensors *file
     const struct safetensors_tensor key = {.name = name};
     return bsearch(&key, file->tensors, file->n_tensors, sizeof key, compare_names);
 }
+
+const char *safetensors_metadata(const struct safetensors *file, const char *key)
+{
+    return json_string_value(json_object_get(json_object_get(file->header, "__metadata__"), key));
+}

@@ -47,4 +47,8 @@ const struct safetensors_tensor *safetensors_at(const struct safetensors *file, 
 /* NULL when there is no such tensor. */
 const struct safetensors_tensor *safetensors_find(const struct safetensors *file, const char *name);
 
+/* The string of __metadata__ under that key, borrowed from the file object; NULL when there is
+ * none. */
+const char *safetensors_metadata(const struct safetensors *file, const char *key);
+
 #endif

@@ -3,7 +3,8 @@
  * A decoded message owns nothing outside the struct: strings and arrays have fixed room, and a peer
  * that sends more is STATUS_CORRUPT, except that a long `message` is cut. Strings arrive as clean
  * UTF-8 on one line: in a message bad bytes become '?', in a name they are STATUS_CORRUPT. Batched
- * kinds (tokens, observations) decode into one allocation each. */
+ * kinds (tokens, observations) decode into one allocation each, the targets of an open into
+ * another. */
 #ifndef PROTO_CONTROL_H
 #define PROTO_CONTROL_H
 
@@ -14,7 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { CONTROL_PROTOCOL_VERSION = 1, CONTROL_TEXT_BYTES = 512, CONTROL_NAME_BYTES = 64 };
+enum { CONTROL_PROTOCOL_VERSION = 2, CONTROL_TEXT_BYTES = 512, CONTROL_NAME_BYTES = 64 };
 
 enum control_kind {
     CONTROL_HELLO = 1,
@@ -73,14 +74,18 @@ struct control_token {
     int32_t top_ids[SEQUENCE_MAX_LOGPROBS];
     float top_logprobs[SEQUENCE_MAX_LOGPROBS];
 };
-/* ids and logits point into the message's allocation (decode) or are the caller's (encode) */
+/* ids, logits and hidden point into the message's allocation (decode) or are the caller's (encode)
+ */
 struct control_observation {
     uint64_t sequence;
     uint32_t position, loop;
     float lambda;
-    uint32_t n_top;
+    bool has_target, is_hit;  /* a target is known for the position; it is the best token */
+    float logprob;            /* of the target; 0 without one */
+    uint32_t n_top, n_hidden; /* n_hidden: the model's d, or 0 */
     const int32_t *top_ids;
     const float *top_logits;
+    const float *hidden; /* final-normed */
 };
 struct control_stats {
     uint64_t tag;
@@ -99,7 +104,12 @@ struct control_message {
         struct control_hello hello;
         struct control_welcome welcome;
         struct control_ready ready;
-        struct sequence_params open;
+        struct {
+            struct sequence_params open;
+            /* [open.n_observe_targets]; encode: the caller's; decode: malloc'd, and who takes it
+             * over sets it to NULL before control_clear */
+            int32_t *open_targets;
+        };
         struct control_sequence sequence; /* opened, close, closed, failed */
         struct {
             uint32_t n;
@@ -120,7 +130,7 @@ size_t control_size(const struct control_message *m);
 /* Writes message head and protobuf; cap_bytes >= control_size(m). Returns the length. */
 size_t control_encode(const struct control_message *m, void *bytes, size_t cap_bytes);
 
-/* Decodes. tokens.items / observations.items are malloc'd in one piece each (freed by
+/* Decodes. tokens.items, observations.items, open_targets are malloc'd in one piece each (freed by
  * control_clear); other kinds allocate nothing that outlives the call. STATUS_CORRUPT says which
  * field. */
 enum status control_decode(const void *bytes, size_t len_bytes, struct control_message *out,

@@ -204,7 +204,24 @@ static enum status read_open_arrays(const Carousel__Open *o, struct sequence_par
     return STATUS_OK;
 }
 
-static enum status read_open(const Carousel__Open *o, struct sequence_params *out, struct err *err)
+/* *out stays NULL when there are none. The count is in range already. */
+static enum status read_targets(const Carousel__Open *o, int32_t **out, struct err *err)
+{
+    size_t n = o->n_observe_targets;
+    enum status st = STATUS_OK;
+    for (size_t i = 0; i < n && st == STATUS_OK; i++)
+        st = control_check_id("open.observe_targets", o->observe_targets[i], err);
+    if (st != STATUS_OK || n == 0)
+        return st;
+    *out = malloc(n * sizeof **out);
+    if (*out == NULL)
+        return err_set(err, STATUS_NO_MEMORY, "no memory for %zu targets", n);
+    memcpy(*out, o->observe_targets, n * sizeof **out);
+    return STATUS_OK;
+}
+
+static enum status read_open(const Carousel__Open *o, struct sequence_params *out,
+                             int32_t **targets, struct err *err)
 {
     enum status st;
     /* As enums and signed numbers these could hide what was sent, so they are checked first. */
@@ -226,6 +243,12 @@ static enum status read_open(const Carousel__Open *o, struct sequence_params *ou
     out->min_loops = o->min_loops;
     out->prefill = (enum prefill_policy)o->prefill;
     out->observe_top = o->observe_top;
+    out->observe_first = o->observe_first;
+    out->observe_hidden = o->observe_hidden;
+    if (o->n_observe_targets > UINT32_MAX)
+        return err_set(err, STATUS_CORRUPT, "open.observe_targets has %zu entries",
+                       o->n_observe_targets);
+    out->n_observe_targets = (uint32_t)o->n_observe_targets;
     struct sampling_params *s = &out->sampling;
     s->temperature = o->temperature;
     s->top_k = o->top_k;
@@ -240,7 +263,7 @@ static enum status read_open(const Carousel__Open *o, struct sequence_params *ou
     struct err detail = {0};
     if (sequence_params_check(out, SEQUENCE_MAX_LOOPS, INT32_MAX, UINT32_MAX, &detail) != STATUS_OK)
         return err_set(err, STATUS_CORRUPT, "open: %s", detail.message);
-    return STATUS_OK;
+    return read_targets(o, targets, err);
 }
 
 static enum status read_sequence(const Carousel__Control *c, struct control_sequence *out,
@@ -294,7 +317,7 @@ static enum status read_body(const Carousel__Control *c, struct control_message 
     case CONTROL_READY:
         return read_ready(c->ready, &out->ready, err);
     case CONTROL_OPEN:
-        return read_open(c->open, &out->open, err);
+        return read_open(c->open, &out->open, &out->open_targets, err);
     case CONTROL_OPENED:
     case CONTROL_CLOSE:
     case CONTROL_CLOSED:
@@ -358,5 +381,7 @@ void control_clear(struct control_message *m)
         free(m->tokens.items);
     else if (m->kind == CONTROL_OBSERVATIONS)
         free(m->observations.items);
+    else if (m->kind == CONTROL_OPEN)
+        free(m->open_targets);
     memset(m, 0, sizeof *m);
 }

@@ -72,7 +72,7 @@ static void fill_greetings(const struct control_message *m, struct packing *p)
     }
 }
 
-static void fill_open(const struct sequence_params *o, struct packing *p)
+static void fill_open(const struct sequence_params *o, const int32_t *targets, struct packing *p)
 {
     const struct sampling_params *s = &o->sampling;
     Carousel__Open *to = p->control.open = &p->body.open;
@@ -108,6 +108,10 @@ static void fill_open(const struct sequence_params *o, struct packing *p)
         to->logit_bias = &p->logit_bias;
     }
     to->observe_top = o->observe_top;
+    to->observe_first = o->observe_first;
+    to->observe_hidden = o->observe_hidden;
+    to->n_observe_targets = o->n_observe_targets;
+    to->observe_targets = (int32_t *)(uintptr_t)targets;
     to->n_force_exits = o->n_force_exits;
     to->force_exits = (float *)(uintptr_t)o->force_exits;
 }
@@ -193,7 +197,7 @@ static void fill(const struct control_message *m, struct packing *p)
         fill_greetings(m, p);
         break;
     case CONTROL_OPEN:
-        fill_open(&m->open, p);
+        fill_open(&m->open, m->open_targets, p);
         break;
     case CONTROL_OPENED:
     case CONTROL_CLOSE:
@@ -276,6 +280,11 @@ static void fill_observation(const struct control_observation *o, Carousel__Obse
     to->n_top_ids = to->n_top_logits = o->n_top;
     to->top_ids = (int32_t *)(uintptr_t)o->top_ids;
     to->top_logits = (float *)(uintptr_t)o->top_logits;
+    to->has_target = o->has_target;
+    to->logprob = o->logprob;
+    to->is_hit = o->is_hit;
+    to->n_hidden = o->n_hidden;
+    to->hidden = (float *)(uintptr_t)o->hidden;
 }
 
 static bool is_batched(enum control_kind kind)

@@ -1,6 +1,7 @@
 /* Reads tokens and observations, the control messages with many items, into one piece of memory. */
 #include "proto/control_wire.h"
 
+#include <float.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -65,7 +66,9 @@ static enum status check_observation(const Carousel__Observation *o, struct err 
     enum status st;
     if ((st = control_check_sequence("sequence", o->sequence, err)) ||
         (st = control_check_range("loop", o->loop, 1, SEQUENCE_MAX_LOOPS, err)) ||
-        (st = control_check_float("lambda", o->lambda, 0.0f, 1.0f, err)))
+        (st = control_check_float("lambda", o->lambda, 0.0f, 1.0f, err)) ||
+        (st = control_check_float("logprob", o->logprob, -INFINITY, LOGPROB_SLACK, err)) ||
+        (st = control_check_range("hidden entries", o->n_hidden, 0, INT32_MAX, err)))
         return st;
     return control_check_pairs("top", o->n_top_ids, o->n_top_logits, INT32_MAX, err);
 }
@@ -85,13 +88,24 @@ static enum status copy_top(const Carousel__Observation *o, int32_t **ids, float
     return STATUS_OK;
 }
 
+static enum status copy_hidden(const Carousel__Observation *o, float **hidden, struct err *err)
+{
+    enum status st;
+    for (size_t i = 0; i < o->n_hidden; i++) {
+        if ((st = control_check_float("hidden", o->hidden[i], -FLT_MAX, FLT_MAX, err)))
+            return st;
+        *(*hidden)++ = o->hidden[i];
+    }
+    return STATUS_OK;
+}
+
 enum status control_read_observations(const Carousel__Observations *from,
                                       struct control_message *out, struct err *err)
 {
     size_t n = from->n_rows;
     if (n == 0)
         return STATUS_OK; /* out holds none yet, and NULL + 0 is no place for arrays */
-    size_t n_top = 0;
+    size_t n_top = 0, n_hidden = 0;
     enum status st = STATUS_OK;
     for (size_t i = 0; i < n; i++) {
         if ((st = check_observation(from->rows[i], err)) != STATUS_OK) {
@@ -99,23 +113,32 @@ enum status control_read_observations(const Carousel__Observations *from,
             return st;
         }
         n_top += from->rows[i]->n_top_ids;
+        n_hidden += from->rows[i]->n_hidden;
     }
-    /* Items, then all ids, then all logits. All counts are bounded by the message's length. */
-    struct control_observation *items = malloc(n * sizeof *items + n_top * 8);
+    /* Items, then all ids, all logits, all hidden states. The message's length bounds all counts.
+     */
+    struct control_observation *items = malloc(n * sizeof *items + n_top * 8 + n_hidden * 4);
     if (items == NULL)
         return err_set(err, STATUS_NO_MEMORY, "no memory for %zu observations", n);
     int32_t *ids = (int32_t *)(items + n);
     float *logits = (float *)(ids + n_top);
+    float *hidden = logits + n_top;
     for (size_t i = 0; i < n; i++) {
         const Carousel__Observation *o = from->rows[i];
         items[i] = (struct control_observation){.sequence = o->sequence,
                                                 .position = o->position,
                                                 .loop = o->loop,
                                                 .lambda = o->lambda,
+                                                .has_target = o->has_target,
+                                                .is_hit = o->is_hit,
+                                                .logprob = o->logprob,
                                                 .n_top = (uint32_t)o->n_top_ids,
+                                                .n_hidden = (uint32_t)o->n_hidden,
                                                 .top_ids = ids,
-                                                .top_logits = logits};
-        if ((st = copy_top(o, &ids, &logits, err)) != STATUS_OK) {
+                                                .top_logits = logits,
+                                                .hidden = hidden};
+        if ((st = copy_top(o, &ids, &logits, err)) != STATUS_OK ||
+            (st = copy_hidden(o, &hidden, err)) != STATUS_OK) {
             free(items);
             err_wrap(err, "observations[%zu] of %zu", i, n);
             return st;

@@ -113,6 +113,22 @@ static enum status check_depth(const struct sequence_params *p, uint32_t n_loops
     return check_force_exits(p, err);
 }
 
+static enum status check_observation(const struct sequence_params *p, uint32_t vocab_size,
+                                     struct err *err)
+{
+    enum status st;
+    if ((st = check_integer("observe_top", p->observe_top, 0, vocab_size, err)) ||
+        (st = check_integer("observe_first", p->observe_first, 0, (int64_t)p->prompt_tokens - 1,
+                            err)) ||
+        (st = check_integer("n_observe_targets", p->n_observe_targets, 0,
+                            (int64_t)p->prompt_tokens - p->observe_first, err)))
+        return st;
+    if (p->observe_hidden && !sequence_is_observed(p))
+        return err_set(err, STATUS_INVALID,
+                       "observe_hidden is set; it needs observe_top or n_observe_targets > 0");
+    return STATUS_OK;
+}
+
 static enum status check_sampling(const struct sampling_params *s, uint32_t vocab_size,
                                   struct err *err)
 {
@@ -140,9 +156,14 @@ enum status sequence_params_check(const struct sequence_params *p, uint32_t n_lo
     if ((st = check_lengths(p, max_positions, err)) || (st = check_depth(p, n_loops, err)) ||
         (st = check_integer("n_stop_ids", p->n_stop_ids, 0, SEQUENCE_MAX_STOP_IDS, err)) ||
         (st = check_ids("stop_ids", p->stop_ids, p->n_stop_ids, vocab_size, err)) ||
-        (st = check_integer("observe_top", p->observe_top, 0, vocab_size, err)))
+        (st = check_observation(p, vocab_size, err)))
         return st;
     return check_sampling(&p->sampling, vocab_size, err);
+}
+
+bool sequence_is_observed(const struct sequence_params *p)
+{
+    return p->observe_top > 0 || p->n_observe_targets > 0;
 }
 
 bool sequence_is_stop_id(const int32_t *stop_ids, uint32_t n, int32_t id)

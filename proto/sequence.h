@@ -47,10 +47,17 @@ struct sequence_params {
     enum prefill_policy prefill;
     uint32_t n_stop_ids; /* the worker stops by itself at one of these */
     int32_t stop_ids[SEQUENCE_MAX_STOP_IDS];
-    uint32_t
-        observe_top; /* > 0: report lambda and that many top logits of every row at every loop */
-    uint32_t n_force_exits; /* > 0: exit loop drawn from this distribution instead of the gate
-                               (benchmarks) */
+    /* A sequence with observe_top or n_observe_targets is observed: every row from position
+     * observe_first on is reported at every loop it runs, with its lambda, that many top logits,
+     * and the log-probability of the target of its position. Targets are known next tokens, those
+     * of positions observe_first, observe_first + 1, ...; they travel beside the parameters
+     * (proto/control.h). */
+    uint32_t observe_top;
+    uint32_t observe_first;     /* 0 .. prompt_tokens - 1 */
+    uint32_t n_observe_targets; /* 0 .. prompt_tokens - observe_first */
+    bool observe_hidden;        /* the reports carry the hidden state; observed sequences only */
+    uint32_t n_force_exits;     /* > 0: exit loop drawn from this distribution instead of the gate
+                                   (benchmarks) */
     float force_exits[SEQUENCE_MAX_LOOPS];
     struct sampling_params sampling;
 };
@@ -64,6 +71,9 @@ void sequence_params_init(struct sequence_params *p);
  * the field, the value and the allowed range. */
 enum status sequence_params_check(const struct sequence_params *p, uint32_t n_loops,
                                   uint32_t vocab_size, uint32_t max_positions, struct err *err);
+
+/* Whether rows of the sequence are reported. */
+bool sequence_is_observed(const struct sequence_params *p);
 
 /* Is id one of the n stop ids? */
 bool sequence_is_stop_id(const int32_t *stop_ids, uint32_t n, int32_t id);

@@ -26,6 +26,7 @@ struct sequence_state {
     int32_t ids[MAX_POSITIONS], slots[MAX_POSITIONS];
     int32_t blocks[SEQUENCE_MAX_LOOPS][MAX_BLOCKS];
     struct exit_state exit;
+    int32_t targets[MAX_POSITIONS]; /* the test's, where it observes some */
 };
 
 struct world {
@@ -113,7 +114,7 @@ static inline void run(struct world *w, const struct piece *pieces, int n_pieces
         struct sequence_state *s = &w->sequences[p->sequence];
         int n_blocks = (p->first + p->n + BLOCK - 1) / BLOCK;
         segments[i] = (struct batch_segment){s->params.sequence, &s->params, (uint32_t)p->loop,
-                                             p->is_live, s->exit};
+                                             p->is_live, s->exit, s->targets};
         geometry[i] =
             (struct kernels_segment){(int32_t)b.n_rows, p->n, p->first, n_table, n_blocks};
         for (int j = 0; j < n_blocks; j++)

@@ -193,8 +193,15 @@ static void test_control_open_extremes(void **state)
         o->sampling.bias_ids[i] = i;
         o->sampling.biases[i] = i % 2 ? -100.0f : 100.0f;
     }
+    o->observe_first = UINT32_MAX - 9;
+    o->n_observe_targets = 2;
+    o->observe_hidden = true;
+    int32_t targets[2] = {0, INT32_MAX};
+    m.open_targets = targets;
     round_trip(&m, &out);
     assert_memory_equal(&m.open, &out.open, sizeof m.open);
+    assert_memory_equal(out.open_targets, targets, sizeof targets);
+    control_clear(&out);
 }
 
 static void test_control_open_refuses(void **state)
@@ -219,6 +226,11 @@ static void test_control_open_refuses(void **state)
     refused(&m, "n_logprobs is 4294967295");
     m = make_open(), m.open.max_loops = 9;
     refused(&m, "max_loops is 9");
+    int32_t targets[4] = {1, 2, -3, 4};
+    m = make_open(), m.open.n_observe_targets = 3, m.open_targets = targets;
+    refused(&m, "open.observe_targets is -3");
+    m = make_open(), m.open.n_observe_targets = 4, m.open_targets = targets;
+    refused(&m, "n_observe_targets is 4; allowed is 0..3");
     m = make_open(), m.open.n_stop_ids = 1, m.open.stop_ids[0] = -5;
     refused(&m, "stop_ids[0] is -5");
     m = make_open(), m.open.n_force_exits = 1, m.open.force_exits[0] = INFINITY;

@@ -75,7 +75,8 @@ static void test_control_tokens_refuse(void **state)
 static void test_control_observations(void **state)
 {
     (void)state;
-    enum { N = 40, TOP = 500 };
+    enum { N = 40, TOP = 500, D = 70 };
+    static float hidden[N][D];
     static int32_t ids[N][TOP];
     static float logits[N][TOP];
     static struct control_observation rows[N];
@@ -84,13 +85,21 @@ static void test_control_observations(void **state)
             ids[i][k] = k * 100 + i;
             logits[i][k] = k == 0 ? -0.0f : (float)(i - k) * 1e-3f;
         }
-        rows[i] = (struct control_observation){.sequence = UINT64_MAX,
-                                               .position = UINT32_MAX - (uint32_t)i,
-                                               .loop = 1 + (uint32_t)i % SEQUENCE_MAX_LOOPS,
-                                               .lambda = (float)i / N,
-                                               .n_top = i ? (uint32_t)(TOP * i / N) : 0,
-                                               .top_ids = ids[i],
-                                               .top_logits = logits[i]};
+        rows[i] =
+            (struct control_observation){.sequence = UINT64_MAX,
+                                         .position = UINT32_MAX - (uint32_t)i,
+                                         .loop = 1 + (uint32_t)i % SEQUENCE_MAX_LOOPS,
+                                         .lambda = (float)i / N,
+                                         .n_top = i ? (uint32_t)(TOP * i / N) : 0,
+                                         .top_ids = ids[i],
+                                         .top_logits = logits[i],
+                                         .has_target = i % 3 > 0,
+                                         .is_hit = i % 3 == 2,
+                                         .logprob = i == 4 ? -INFINITY : -0.5f * (float)(1 + i % 3),
+                                         .n_hidden = i % 4 ? D - (uint32_t)i : 0,
+                                         .hidden = hidden[i]};
+        for (int k = 0; k < D; k++)
+            hidden[i][k] = k == 1 ? -0.0f : (float)(k - i) * 0.3f;
     }
     struct control_message m = {.kind = CONTROL_OBSERVATIONS}, out;
     round_trip(&m, &out);
@@ -106,6 +115,11 @@ static void test_control_observations(void **state)
         assert_int_equal(o->position, rows[i].position);
         assert_int_equal(o->loop, rows[i].loop);
         assert_memory_equal(&o->lambda, &rows[i].lambda, 4);
+        assert_int_equal(o->has_target, rows[i].has_target);
+        assert_int_equal(o->is_hit, rows[i].is_hit);
+        assert_memory_equal(&o->logprob, &rows[i].logprob, 4);
+        assert_int_equal(o->n_hidden, rows[i].n_hidden);
+        assert_memory_equal(o->hidden, hidden[i], o->n_hidden * 4);
         assert_int_equal(o->n_top, rows[i].n_top);
         if (o->n_top > 0) {
             assert_memory_equal(o->top_ids, ids[i], o->n_top * 4);
@@ -119,6 +133,12 @@ static void test_control_observations(void **state)
     refused(&m, "loop is 0");
     rows[7].loop = 1, logits[7][1] = NAN;
     refused(&m, "top_logits is nan");
+    logits[7][1] = 0, hidden[7][3] = NAN;
+    refused(&m, "observations[7] of 40: hidden is nan");
+    hidden[7][3] = INFINITY;
+    refused(&m, "hidden is inf");
+    hidden[7][3] = 0, rows[7].logprob = 0.5f;
+    refused(&m, "logprob is 0.5");
 }
 
 /* Two bytes on the wire make a struct of a hundred: millions of empty items must not be unpacked.

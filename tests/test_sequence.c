@@ -132,6 +132,14 @@ static void test_sequence_ids(void **state)
     ACCEPTED((p.sampling.n_logit_bias = 300, p.sampling.biases[299] = -100.0f));
     REFUSED(p.observe_top = VOCAB + 1, "observe_top is 101");
     ACCEPTED(p.observe_top = VOCAB);
+    REFUSED(p.observe_first = p.prompt_tokens, "observe_first is");
+    ACCEPTED(p.observe_first = p.prompt_tokens - 1);
+    REFUSED(p.n_observe_targets = p.prompt_tokens + 1, "n_observe_targets is");
+    ACCEPTED(p.n_observe_targets = p.prompt_tokens);
+    REFUSED((p.observe_first = 1, p.n_observe_targets = p.prompt_tokens), "n_observe_targets is");
+    REFUSED(p.observe_hidden = true, "observe_hidden is set");
+    ACCEPTED((p.observe_hidden = true, p.observe_top = 1));
+    ACCEPTED((p.observe_hidden = true, p.n_observe_targets = 1));
 }
 
 static void test_sequence_sampling(void **state)

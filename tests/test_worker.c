@@ -97,6 +97,24 @@ static void world_close(struct world *w)
 }
 
 /* A sequence of one prompt token and one output token, with loop 1 on rank 2 and loop 2 here. */
+/* One token, as the coordinator sends it. */
+static void send_prompt(struct world *w, uint64_t sequence)
+{
+    const struct frame frame = {
+        .sequence = sequence, .loop = 1, .n_rows = 1, .flags = FRAME_LIVE, .survival = 1.0f};
+    const int32_t id = 3;
+    size_t cap_bytes = bundle_header_bytes() + frame_bytes(1, 1, D_MODEL);
+    struct transport_message *message;
+    struct bundle_writer writer;
+    void *ids, *rows;
+    assert_int_equal(transport_acquire(w->ranks[0], cap_bytes, &message, NULL), STATUS_OK);
+    bundle_begin(&writer, message->bytes, message->cap_bytes, D_MODEL, 0);
+    assert_int_equal(bundle_add(&writer, &frame, &ids, &rows, NULL), STATUS_OK);
+    memcpy(ids, &id, sizeof id);
+    message->len_bytes = bundle_end(&writer);
+    assert_int_equal(transport_post(w->ranks[0], 1, message, NULL), STATUS_OK);
+}
+
 static void open_sequence(struct world *w, uint64_t sequence)
 {
     struct control_message m = {.kind = CONTROL_OPEN};
@@ -108,6 +126,65 @@ static void open_sequence(struct world *w, uint64_t sequence)
     send_control(w, &m);
     struct control_message opened = receive(w, CONTROL_OPENED);
     assert_int_equal(opened.sequence.failure, STATUS_OK);
+}
+
+/* Its targets come with the open, serve the batch, and are freed by the close (leak checked). */
+static void test_worker_reports_an_observed_sequence(void **state)
+{
+    (void)state;
+    struct world w;
+    world_open(&w, 1);
+    int32_t target = 2;
+    struct control_message m = {.kind = CONTROL_OPEN};
+    sequence_params_init(&m.open);
+    m.open.sequence = 7;
+    m.open.prompt_tokens = m.open.max_tokens = 1;
+    m.open.max_loops = 2;
+    m.open.n_observe_targets = 1;
+    m.open.observe_hidden = true;
+    m.open_targets = &target;
+    send_control(&w, &m);
+    receive(&w, CONTROL_OPENED);
+    send_prompt(&w, 7);
+    for (uint32_t loop = 1; loop <= 2; loop++) {
+        m = receive(&w, CONTROL_OBSERVATIONS);
+        assert_int_equal(m.observations.n, 1);
+        const struct control_observation *o = &m.observations.items[0];
+        assert_int_equal(o->sequence, 7);
+        assert_int_equal(o->loop, loop);
+        assert_true(o->has_target && o->logprob < 0 && o->n_hidden == D_MODEL && o->n_top == 0);
+        control_clear(&m);
+    }
+    m = receive(&w, CONTROL_TOKENS);
+    control_clear(&m);
+    m = (struct control_message){.kind = CONTROL_CLOSE};
+    m.sequence.sequence = 7;
+    send_control(&w, &m);
+    receive(&w, CONTROL_CLOSED);
+    send_control(&w, &(struct control_message){.kind = CONTROL_SHUTDOWN});
+    receive(&w, CONTROL_GOODBYE);
+    world_close(&w);
+    assert_int_equal(w.status, STATUS_OK);
+}
+
+static void test_worker_refuses_a_target_outside_the_vocabulary(void **state)
+{
+    (void)state;
+    struct world w;
+    world_open(&w, 1);
+    int32_t target = 1 << 20;
+    struct control_message m = {.kind = CONTROL_OPEN};
+    sequence_params_init(&m.open);
+    m.open.sequence = 7;
+    m.open.prompt_tokens = m.open.max_tokens = m.open.max_loops = 1;
+    m.open.n_observe_targets = 1;
+    m.open_targets = &target;
+    send_control(&w, &m);
+    m = receive(&w, CONTROL_SHUTDOWN);
+    assert_int_equal(m.shutdown.failure, STATUS_CORRUPT);
+    assert_contains(m.shutdown.message, "target 0 of sequence 7 is 1048576");
+    world_close(&w);
+    assert_int_equal(w.status, STATUS_CORRUPT);
 }
 
 /* What rank 2 sends: flags, and the sequence's only row when it is not 0. */
@@ -174,6 +251,8 @@ static void test_worker_refuses_a_word_from_outside_its_ring(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_worker_reports_an_observed_sequence),
+        cmocka_unit_test(test_worker_refuses_a_target_outside_the_vocabulary),
         cmocka_unit_test(test_worker_hears_that_a_batch_is_over_when_rows_come_with_it),
         cmocka_unit_test(test_worker_refuses_a_word_from_outside_its_ring),
     };

@@ -19,6 +19,7 @@ struct batch_segment {
     uint32_t loop;                        /* 1-based */
     bool has_live;                        /* the segment's last row is the live row */
     struct exit_state exit;               /* of the live row, before this loop */
+    const int32_t *targets;               /* [params->n_observe_targets] */
 };
 
 struct batch {

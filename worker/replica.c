@@ -219,6 +219,7 @@ void replica_destroy(struct replica *r)
     free(r->observations.items);
     free(r->observations.ids);
     free(r->observations.logits);
+    free(r->observations.hidden);
     free(r);
 }
 

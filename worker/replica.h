@@ -53,8 +53,8 @@ enum status replica_write_rows(struct replica *r, const int32_t *slots, uint32_t
 enum status replica_read_rows(struct replica *r, const int32_t *slots, uint32_t n, void *rows,
                               struct err *err);
 
-/* Runs one batch: load rows, the block once, final norm, store rows, gate on live rows (all rows
- * where observed), exit rule, head and sampler on exits, observations. result->outcomes has room
+/* Runs one batch: load rows, the block once, final norm, store rows, gate on live and observed
+ * rows, exit rule, head and sampler on exits, observations. result->outcomes has room
  * for batch->n_segments.
  *
  * A non-finite lambda or logit fails its own sequence through outcome.failure = STATUS_CORRUPT

@@ -12,10 +12,13 @@
 /* Observed rows of a run; grown on demand, because only diagnostics ask for them. */
 struct replica_observations {
     struct control_observation *items;
-    uint32_t n, cap;
+    uint32_t n;
+    size_t cap;
     int32_t *ids;  /* of all items, one after the other */
     float *logits; /* likewise */
-    size_t n_top, cap_top;
+    size_t n_top, cap_ids, cap_logits;
+    float *hidden; /* [n_heads, d] while a segment wants hidden states */
+    size_t cap_hidden;
 };
 
 struct replica {
@@ -48,6 +51,24 @@ struct replica {
     float *host_logits;    /* [head_group, V] */
     struct replica_observations observations;
 };
+
+/* ---- replica_observe.c ---------------------------------------------------------------------- */
+
+/* The first row of the segment that is reported; rows behind it are, too. One past the last row
+ * when there is none. */
+int32_t replica_first_observed(const struct batch_segment *segment,
+                               const struct kernels_segment *geometry);
+/* Makes room for all observations of a run before the first is written, because items point into
+ * the arrays. */
+enum status replica_reserve_observations(struct replica *r, const struct batch *b, uint32_t n_heads,
+                                         struct err *err);
+/* Whether rows of the run want their hidden states; then r->observations.hidden has n_heads rows.
+ */
+bool replica_observes_hidden(const struct batch *b);
+/* Notes row `row` of a segment, the `i_head`-th row of the head. False, and nothing is noted, when
+ * its logits are not finite. */
+bool replica_observe(struct replica *r, const struct batch *b, uint32_t i_segment, uint32_t i_head,
+                     const float *logits);
 
 /* Rows per pass of the head, so that logits stay within a fixed size on any vocabulary. */
 uint32_t replica_head_group(const struct model_config *model, uint32_t max_batch_rows);

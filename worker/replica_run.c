@@ -1,20 +1,22 @@
 /* Runs one batch: rows in, the block, gate, exits, head, sampler, observations. */
 #include "worker/replica_parts.h"
 
-#include "worker/select.h"
-
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-static bool is_observed(const struct batch_segment *segment)
-{
-    return segment->params->observe_top > 0;
-}
-
 static int32_t last_row(const struct kernels_segment *g)
 {
     return g->first_row + g->n_rows - 1;
+}
+
+/* First of the rows whose gate or logits somebody reads: observed ones, and the last one where it
+ * is wanted. One past the last row when there is none. */
+static int32_t first_wanted(const struct batch_segment *segment, const struct kernels_segment *g,
+                            bool wants_last)
+{
+    int32_t first = replica_first_observed(segment, g);
+    return wants_last && first > last_row(g) ? last_row(g) : first;
 }
 
 /* Our own mistakes, found before they reach memory; the kernels check shapes and block tables. */
@@ -45,10 +47,8 @@ static int list_gates(struct replica *r, const struct batch *b)
         r->gate_index[i] = -1;
     for (uint32_t i = 0; i < b->n_segments; i++) {
         const struct kernels_segment *g = &b->geometry[i];
-        int32_t first = is_observed(&b->segments[i]) ? g->first_row : last_row(g);
-        if (!is_observed(&b->segments[i]) && !b->segments[i].has_live)
-            continue;
-        for (int32_t row = first; row <= last_row(g); row++) {
+        for (int32_t row = first_wanted(&b->segments[i], g, b->segments[i].has_live);
+             row <= last_row(g); row++) {
             r->gate_index[row] = n;
             r->gate_rows[n++] = row;
         }
@@ -92,10 +92,9 @@ static void decide_exits(struct replica *r, const struct batch *b, struct batch_
         const struct kernels_segment *g = &b->geometry[i];
         struct batch_outcome *o = &result->outcomes[i];
         *o = (struct batch_outcome){.failure = STATUS_OK, .exit = segment->exit};
-        if (is_observed(segment))
-            for (int32_t row = g->first_row; row <= last_row(g); row++)
-                if (!isfinite(r->host_lambda[r->gate_index[row]]))
-                    o->failure = STATUS_CORRUPT;
+        for (int32_t row = replica_first_observed(segment, g); row <= last_row(g); row++)
+            if (!isfinite(r->host_lambda[r->gate_index[row]]))
+                o->failure = STATUS_CORRUPT;
         if (!segment->has_live)
             continue;
         o->lambda = r->host_lambda[r->gate_index[last_row(g)]];
@@ -114,90 +113,15 @@ static uint32_t list_heads(struct replica *r, const struct batch *b,
     uint32_t n = 0;
     for (uint32_t i = 0; i < b->n_segments; i++) {
         const struct kernels_segment *g = &b->geometry[i];
-        bool all = is_observed(&b->segments[i]);
-        if (result->outcomes[i].failure != STATUS_OK || (!all && !result->outcomes[i].is_exit))
+        if (result->outcomes[i].failure != STATUS_OK)
             continue;
-        for (int32_t row = all ? g->first_row : last_row(g); row <= last_row(g); row++) {
+        for (int32_t row = first_wanted(&b->segments[i], g, result->outcomes[i].is_exit);
+             row <= last_row(g); row++) {
             r->head_list[n] = row;
             r->head_segment[n++] = (int32_t)i;
         }
     }
     return n;
-}
-
-static uint32_t n_observed_top(const struct replica *r, const struct batch_segment *segment)
-{
-    uint32_t vocab = (uint32_t)r->model.vocab_size, top = segment->params->observe_top;
-    return top < vocab ? top : vocab;
-}
-
-/* Makes room for all observations of a run before the first is written, because items point into
- * the arrays. */
-static enum status reserve_observations(struct replica *r, const struct batch *b, uint32_t n_heads,
-                                        struct err *err)
-{
-    struct replica_observations *o = &r->observations;
-    uint32_t n = 0;
-    size_t n_top = 0;
-    o->n = 0;
-    o->n_top = 0;
-    for (uint32_t i = 0; i < n_heads; i++) {
-        const struct batch_segment *segment = &b->segments[r->head_segment[i]];
-        if (is_observed(segment)) {
-            n++;
-            n_top += n_observed_top(r, segment);
-        }
-    }
-    if (n > o->cap) {
-        void *items = realloc(o->items, n * sizeof *o->items);
-        if (!items)
-            goto no_memory;
-        o->items = items;
-        o->cap = n;
-    }
-    if (n_top > o->cap_top) {
-        void *ids = realloc(o->ids, n_top * sizeof *o->ids);
-        if (ids)
-            o->ids = ids;
-        void *logits = ids ? realloc(o->logits, n_top * sizeof *o->logits) : NULL;
-        if (!logits)
-            goto no_memory;
-        o->logits = logits;
-        o->cap_top = n_top;
-    }
-    return STATUS_OK;
-
-no_memory:
-    return err_set(err, STATUS_NO_MEMORY,
-                   "no memory for %u observed rows with %zu top tokens; observe fewer", n, n_top);
-}
-
-/* False when the row's largest logit is not finite. */
-static bool observe(struct replica *r, const struct batch *b, uint32_t i_segment, int32_t row,
-                    const float *logits)
-{
-    const struct batch_segment *segment = &b->segments[i_segment];
-    const struct kernels_segment *g = &b->geometry[i_segment];
-    struct replica_observations *o = &r->observations;
-    struct control_observation *item = &o->items[o->n++];
-    *item = (struct control_observation){
-        .sequence = segment->sequence,
-        .position = (uint32_t)(g->first_position + row - g->first_row),
-        .loop = segment->loop,
-        .lambda = r->host_lambda[r->gate_index[row]],
-        .n_top = n_observed_top(r, segment),
-        .top_ids = o->ids + o->n_top,
-        .top_logits = o->logits + o->n_top,
-    };
-    struct select heap;
-    select_init(&heap, logits, r->select_ids, r->model.vocab_size);
-    for (uint32_t i = 0; i < item->n_top; i++) {
-        int32_t id = select_pop(&heap);
-        o->ids[o->n_top] = id;
-        o->logits[o->n_top] = logits[id];
-        o->n_top++;
-    }
-    return isfinite(item->top_logits[0]);
 }
 
 static void sample(struct replica *r, const struct batch *b, uint32_t i_segment,
@@ -224,6 +148,8 @@ static enum status run_heads(struct replica *r, const struct batch *b, uint32_t 
     struct kernels_stream *s = r->compute;
     size_t vocab = (size_t)r->model.vocab_size;
     const struct kernels_weight *const head[] = {&r->head};
+    size_t d = (size_t)r->model.d_model;
+    bool has_hidden = replica_observes_hidden(b);
     enum status st = STATUS_OK;
     for (uint32_t first = 0; first < n_heads && st == STATUS_OK; first += r->head_group) {
         uint32_t n = n_heads - first < r->head_group ? n_heads - first : r->head_group;
@@ -233,6 +159,9 @@ static enum status run_heads(struct replica *r, const struct batch *b, uint32_t 
             st = kernels_linear(s, &r->logits, r->head_rows, head, 1, (int)n, err);
         if (st == STATUS_OK)
             st = kernels_download(s, r->host_logits, r->logits, n * vocab * sizeof(float), err);
+        if (st == STATUS_OK && has_hidden)
+            st = kernels_download(s, r->observations.hidden + first * d, r->head_rows,
+                                  n * d * sizeof(float), err);
         if (st == STATUS_OK)
             st = kernels_stream_sync(s, err);
         for (uint32_t i = 0; i < n && st == STATUS_OK; i++) {
@@ -240,7 +169,9 @@ static enum status run_heads(struct replica *r, const struct batch *b, uint32_t 
             int32_t row = r->head_list[first + i];
             struct batch_outcome *o = &result->outcomes[segment];
             const float *logits = r->host_logits + i * vocab;
-            if (is_observed(&b->segments[segment]) && !observe(r, b, segment, row, logits))
+            bool is_observed =
+                row >= replica_first_observed(&b->segments[segment], &b->geometry[segment]);
+            if (is_observed && !replica_observe(r, b, segment, first + i, logits))
                 o->failure = STATUS_CORRUPT;
             if (o->failure == STATUS_OK && o->is_exit && row == last_row(&b->geometry[segment]))
                 sample(r, b, segment, logits, o);
@@ -260,7 +191,7 @@ enum status replica_run(struct replica *r, const struct batch *batch, struct bat
         return st;
     decide_exits(r, batch, result);
     uint32_t n_heads = list_heads(r, batch, result);
-    st = reserve_observations(r, batch, n_heads, err);
+    st = replica_reserve_observations(r, batch, n_heads, err);
     if (st == STATUS_OK)
         st = run_heads(r, batch, n_heads, result, err);
     if (st != STATUS_OK)

@@ -101,7 +101,7 @@ enum status stage_step(struct stage *s, const struct stage_event *event,
     stage_output_reset(s);
     switch (event->kind) {
     case STAGE_OPEN:
-        stage_sequence_open(s, event->params);
+        stage_sequence_open(s, event->params, event->targets);
         break;
     case STAGE_CLOSE:
         stage_sequence_close(s, event->sequence);

@@ -45,7 +45,7 @@ struct stage_config {
 };
 
 enum stage_event_kind {
-    STAGE_OPEN = 1, /* params */
+    STAGE_OPEN = 1, /* params, targets */
     STAGE_CLOSE,    /* sequence; unknown ids are answered with closed, too (close is idempotent) */
     STAGE_FRAME,    /* frame, source: a frame for this worker, already decoded */
     STAGE_MATE, /* mate, mate_flags (bundle_flags): a ring mate starts or ends a batch that may feed
@@ -59,6 +59,8 @@ struct stage_event {
     enum stage_event_kind kind;
     uint64_t now_ns;
     const struct sequence_params *params; /* borrowed until return, like all pointers here */
+    /* [params->n_observe_targets]; except this one: until the sequence's CONTROL_CLOSED */
+    const int32_t *targets;
     uint64_t sequence;
     const struct frame *frame;
     uint32_t mate, mate_flags;

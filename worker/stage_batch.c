@@ -36,7 +36,8 @@ static bool take_segment(struct stage *s, uint32_t index, uint32_t budget, uint3
                                .params = &q->params,
                                .loop = loop,
                                .has_live = has_live,
-                               .exit = has_live ? lane->exit : (struct exit_state){1.0f, 0.0f}};
+                               .exit = has_live ? lane->exit : (struct exit_state){1.0f, 0.0f},
+                               .targets = q->targets};
     b->geometry[b->n_segments] = (struct kernels_segment){.first_row = (int32_t)b->n_rows,
                                                           .n_rows = (int32_t)n,
                                                           .first_position = (int32_t)first,

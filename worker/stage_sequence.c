@@ -97,7 +97,8 @@ static enum status open_check(const struct stage *s, const struct sequence_param
     return STATUS_OK;
 }
 
-void stage_sequence_open(struct stage *s, const struct sequence_params *params)
+void stage_sequence_open(struct stage *s, const struct sequence_params *params,
+                         const int32_t *targets)
 {
     struct err why = {0};
     if (open_check(s, params, &why) != STATUS_OK) {
@@ -110,6 +111,7 @@ void stage_sequence_open(struct stage *s, const struct sequence_params *params)
     s->highest_opened = params->sequence;
     set_state(q, SEQUENCE_OPEN);
     q->params = *params;
+    q->targets = targets;
     q->live_loop = 0;
     q->n_running_segments = 0;
     for (int i = 0; i < SEQUENCE_MAX_LOOPS; i++) {

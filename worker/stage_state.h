@@ -54,6 +54,7 @@ struct stage_lane {
 struct stage_sequence {
     enum stage_sequence_state state;
     struct sequence_params params;
+    const int32_t *targets;      /* of an observed sequence; the driver's */
     uint32_t next;               /* of the hash bucket, or of the free list */
     uint32_t live_loop;          /* where the live row is, 0 = not here */
     uint32_t n_running_segments; /* of the running batch */
@@ -140,7 +141,8 @@ size_t stage_memory_place(struct stage *s, unsigned char *base);
 void stage_sequences_init(struct stage *s);
 /* NULL when the id is not in the table. */
 struct stage_sequence *stage_sequence_find(const struct stage *s, uint64_t id);
-void stage_sequence_open(struct stage *s, const struct sequence_params *params);
+void stage_sequence_open(struct stage *s, const struct sequence_params *params,
+                         const int32_t *targets);
 void stage_sequence_close(struct stage *s, uint64_t id);
 /* Makes the sequence dead, frees what it holds as soon as no running row needs it, and tells the
  * coordinator. */

@@ -87,7 +87,10 @@ static enum status worker_take_control(struct worker *w, const struct transport_
     case CONTROL_OPEN:
         event.kind = STAGE_OPEN;
         event.params = &m.open;
-        status = worker_step(w, &event, err);
+        event.targets = m.open_targets;
+        status = worker_targets_take(w, &m, err);
+        if (status == STATUS_OK)
+            status = worker_step(w, &event, err);
         break;
     case CONTROL_CLOSE:
         event.kind = STAGE_CLOSE;
@@ -133,14 +136,9 @@ static enum status worker_take_result(struct worker *w, bool *did_work, struct e
     *did_work = true;
     cost_update(&w->cost, w->running->n_rows, result->compute_ns);
     w->n_heads += result->n_heads;
-    if (result->n_observations > 0) {
-        struct control_message m = {.kind = CONTROL_OBSERVATIONS};
-        m.observations.n = result->n_observations;
-        m.observations.items = result->observations;
-        status = worker_send_control(w, &m, err);
-        if (status != STATUS_OK)
-            return status;
-    }
+    status = worker_send_observations(w, result, err);
+    if (status != STATUS_OK)
+        return status;
     w->running = NULL;
     uint64_t now_ns = host_now_ns();
     worker_clock(w, now_ns);
@@ -240,6 +238,7 @@ enum status worker_run(struct transport *transport, const struct worker_config *
     worker_leave(&w, status, err);
     compute_destroy(w.compute);
     stage_destroy(w.stage);
+    worker_targets_drop(&w, 0);
     replica_destroy(w.replica);
     checkpoint_close(w.checkpoint);
     return status;

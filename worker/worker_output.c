@@ -9,6 +9,10 @@
  * woken costs tens of microseconds each way, and the driver is silent no longer than this. */
 enum { INLINE_BATCH_NS = 400 * 1000 };
 
+/* Top logits of a large vocabulary and hidden states are long, and a control message is bounded
+ * (docs/wire.md). */
+enum { OBSERVATIONS_BYTES = 4 * 1024 * 1024 };
+
 void worker_clock(struct worker *w, uint64_t now_ns)
 {
     w->activity_ns[w->activity] += now_ns - w->activity_since_ns;
@@ -26,6 +30,25 @@ enum status worker_send_control(struct worker *w, const struct control_message *
         return status;
     message->len_bytes = control_encode(m, message->bytes, message->cap_bytes);
     return transport_post(w->transport, 0, message, err);
+}
+
+enum status worker_send_observations(struct worker *w, const struct batch_result *result,
+                                     struct err *err)
+{
+    enum status status = STATUS_OK;
+    uint32_t first = 0;
+    while (first < result->n_observations && status == STATUS_OK) {
+        struct control_message m = {.kind = CONTROL_OBSERVATIONS};
+        m.observations.items = result->observations + first;
+        size_t bytes = 0;
+        while (first < result->n_observations && bytes < OBSERVATIONS_BYTES) {
+            const struct control_observation *o = &result->observations[first++];
+            bytes += 64 + o->n_top * (size_t)10 + o->n_hidden * sizeof *o->hidden;
+            m.observations.n++;
+        }
+        status = worker_send_control(w, &m, err);
+    }
+    return status;
 }
 
 static enum status worker_send_bundle(struct worker *w, const struct stage_output *out,
@@ -69,6 +92,8 @@ static enum status worker_send_notices(struct worker *w, const struct stage_outp
         m.sequence.sequence = notice->sequence;
         m.sequence.failure = notice->failure;
         memcpy(m.sequence.message, notice->message, sizeof notice->message);
+        if (notice->kind == CONTROL_CLOSED)
+            worker_targets_drop(w, notice->sequence);
         enum status status = worker_send_control(w, &m, err);
         if (status != STATUS_OK)
             return status;

@@ -28,9 +28,10 @@ struct worker {
     uint32_t ring_size, ring_index;
     int ring_first_rank; /* rank of ring index 0 */
 
-    const struct batch *running; /* NULL: none */
-    uint64_t wake_at_ns;         /* the stage wants to be asked again; 0 = no */
-    bool is_over;                /* shutdown has come */
+    const struct batch *running;    /* NULL: none */
+    struct worker_targets *targets; /* of open observed sequences */
+    uint64_t wake_at_ns;            /* the stage wants to be asked again; 0 = no */
+    bool is_over;                   /* shutdown has come */
 
     enum worker_activity activity;
     uint64_t activity_since_ns, counters_since_ns;
@@ -44,11 +45,20 @@ struct worker {
  * coordinator that told us to stop. */
 enum status worker_start(struct worker *w, struct err *err);
 
+/* worker_targets.c: the targets of observed sequences, which the stage borrows. Takes over the
+ * message's targets; STATUS_CORRUPT for one outside the vocabulary. */
+enum status worker_targets_take(struct worker *w, struct control_message *open, struct err *err);
+/* Frees those of a sequence that is closed; of all sequences when it is 0. */
+void worker_targets_drop(struct worker *w, uint64_t sequence);
+
 /* worker_output.c: one event to the stage, and all that follows from it. A frame's rows are copied
  * into their slots. */
 enum status worker_step(struct worker *w, const struct stage_event *event, struct err *err);
 /* Encodes and posts a control message. */
 enum status worker_send_control(struct worker *w, const struct control_message *m, struct err *err);
+/* Sends a batch's observations, in messages of a bounded size. */
+enum status worker_send_observations(struct worker *w, const struct batch_result *result,
+                                     struct err *err);
 /* Moves the activity clock on. */
 void worker_clock(struct worker *w, uint64_t now_ns);
 

@@ -1,0 +1,147 @@
+/* One pass over a few sequences: checked, forward, loss, backward, counted. */
+#include "train/pass_parts.h"
+
+#include <math.h>
+
+static enum status check_options(const struct pass *p, const struct pass_options *o,
+                                 struct err *err)
+{
+    if (o->n_loops < 1 || o->n_loops > METRICS_MAX_LOOPS)
+        return err_set(err, STATUS_INVALID, "%d open loops: 1 to %d can be trained", o->n_loops,
+                       METRICS_MAX_LOOPS);
+    if (o->objective == RECIPE_ENTROPY && !p->params->config.has_gate)
+        return err_set(err, STATUS_INVALID,
+                       "the entropy objective needs an exit gate, which %s has not: use uniform or "
+                       "last",
+                       p->params->config.architecture);
+    return STATUS_OK;
+}
+
+/* Row i of sequence s. */
+static enum status check_row(const struct pass *p, const struct sequence_rows *q, int s, int i,
+                             struct err *err)
+{
+    const struct model_config *c = &p->params->config;
+    if (q->ids[i] < 0 || q->ids[i] >= c->vocab_size)
+        return err_set(
+            err, STATUS_INVALID,
+            "sequence %d, row %d: id %d is outside the model's %d tokens: data and model "
+            "need the same tokenizer",
+            s, i, (int)q->ids[i], c->vocab_size);
+    if (q->targets[i] < -1 || q->targets[i] >= c->vocab_size)
+        return err_set(err, STATUS_INVALID,
+                       "sequence %d, row %d: target %d is outside the model's %d tokens: data and "
+                       "model need the same tokenizer",
+                       s, i, (int)q->targets[i], c->vocab_size);
+    if (q->positions[i] < 0 || q->positions[i] >= c->max_positions)
+        return err_set(err, STATUS_INVALID,
+                       "sequence %d, row %d: position %d, but the model has %d: shorten the "
+                       "sequences or raise max_position_embeddings",
+                       s, i, (int)q->positions[i], c->max_positions);
+    if (q->targets[i] >= 0 && (!isfinite(q->weights[i]) || q->weights[i] < 0))
+        return err_set(err, STATUS_INVALID, "sequence %d, row %d: a target of weight %g", s, i,
+                       (double)q->weights[i]);
+    if (q->levels[i] >= METRICS_MAX_LEVELS)
+        return err_set(err, STATUS_INVALID, "sequence %d, row %d: level %d of at most %d", s, i,
+                       q->levels[i], METRICS_MAX_LEVELS);
+    return STATUS_OK;
+}
+
+/* Counts rows and targets, and how many positions there are. */
+static enum status check_sequences(struct pass *p, int *n_positions, struct err *err)
+{
+    p->n_rows = p->n_targets = p->longest = 0;
+    *n_positions = 1;
+    for (int s = 0; s < p->n_sequences; s++) {
+        const struct sequence_rows *q = p->sequences[s];
+        if (__builtin_add_overflow(p->n_rows, q->n, &p->n_rows))
+            return err_set(err, STATUS_INVALID, "more rows than can be counted in one pass");
+        p->longest = q->n > p->longest ? q->n : p->longest;
+        for (int i = 0; i < q->n; i++) {
+            enum status status = check_row(p, q, s, i, err);
+            if (status != STATUS_OK)
+                return status;
+            p->n_targets += q->targets[i] >= 0;
+            *n_positions = q->positions[i] >= *n_positions ? q->positions[i] + 1 : *n_positions;
+        }
+    }
+    return STATUS_OK;
+}
+
+static enum status collect_targets(struct pass *p, struct err *err)
+{
+    enum status status = pass_reserve_targets(p, p->n_targets, err);
+    if (status != STATUS_OK)
+        return status;
+    int row = 0, n = 0;
+    for (int s = 0; s < p->n_sequences; s++) {
+        const struct sequence_rows *q = p->sequences[s];
+        double sum = 0;
+        int first = n;
+        for (int i = 0; i < q->n; i++, row++) {
+            if (q->targets[i] < 0)
+                continue;
+            sum += q->weights[i];
+            p->target_ids[n] = q->targets[i];
+            p->targets[n++] = (struct pass_target){row, s, i, q->weights[i], q->levels[i]};
+        }
+        if (n > first && sum <= 0)
+            return err_set(err, STATUS_INVALID, "sequence %d: all %d targets have weight 0", s,
+                           n - first);
+        for (int i = first; i < n; i++)
+            p->targets[i].weight /= sum;
+    }
+    return STATUS_OK;
+}
+
+static void add_metrics(const struct pass *p, struct metrics *m)
+{
+    const struct pass_sums *sums = &p->sums;
+    m->n_rows += (float)p->n_rows;
+    m->n_sequences += (float)p->n_sequences;
+    m->n_targets += (float)p->n_targets;
+    m->loss += (float)sums->loss;
+    m->entropy += (float)sums->entropy;
+    for (int t = 0; t < p->n_loops; t++) {
+        m->ce[t] += (float)sums->ce[t];
+        m->exit_mass[t] += (float)sums->exit_mass[t];
+    }
+    for (int level = 0; level < METRICS_MAX_LEVELS; level++) {
+        m->n[level] += sums->counts.n[level];
+        for (int t = 0; t < p->n_loops; t++)
+            m->correct[level][t] += sums->counts.correct[level][t];
+    }
+}
+
+enum status pass_run(struct pass *p, const struct sequence_rows *const *sequences, int n,
+                     const struct pass_options *options, float *grads, struct metrics *metrics,
+                     struct err *err)
+{
+    p->sequences = sequences;
+    p->n_sequences = n;
+    p->options = *options;
+    p->n_loops = options->n_loops;
+    p->grads = grads;
+    p->sums = (struct pass_sums){0};
+    int n_positions;
+    enum status status = check_options(p, options, err);
+    if (status == STATUS_OK)
+        status = check_sequences(p, &n_positions, err);
+    if (status == STATUS_OK)
+        status = collect_targets(p, err);
+    if (status != STATUS_OK)
+        return status;
+    if (p->n_targets > 0) {
+        status = pass_reserve(p, n_positions, err);
+        if (status != STATUS_OK)
+            return status;
+        pass_forward(p);
+        status = pass_loss(p, err);
+        if (status != STATUS_OK)
+            return status;
+        if (grads)
+            pass_backward(p);
+    }
+    add_metrics(p, metrics);
+    return STATUS_OK;
+}
