@@ -205,6 +205,20 @@ static void test_curriculum_starts_anew_when_it_is_not_open_in_time(void **state
     free(s);
 }
 
+static void test_curriculum_ends_a_stage_with_a_step_of_a_track(void **state)
+{
+    (void)state;
+    struct story *s =
+        begin(SMALL, "\"until\": \"open\", \"min_steps\": 10", "\"until\": \"second sums\"");
+    run(s, able, 30);
+    assert_string_equal(s->trace, "2 advanced: loops 1, tracks 1 0, stage 0\n"
+                                  "4 advanced: loops 2, tracks 2 0, stage 0\n"
+                                  "6 advanced: loops 3, tracks 3 1, stage 0\n"
+                                  "8 stage: loops 3, tracks 3 1, stage 1\n"
+                                  "28 finished: loops 3, tracks 3 1, stage 1\n");
+    free(s);
+}
+
 /* What a saved run depends on: the state is all there is. */
 static void test_curriculum_goes_on_from_a_copy(void **state)
 {
@@ -264,6 +278,7 @@ int main(void)
         cmocka_unit_test(test_curriculum_waits_until_the_staircase_holds),
         cmocka_unit_test(test_curriculum_starts_anew_when_a_step_is_late),
         cmocka_unit_test(test_curriculum_starts_anew_when_it_is_not_open_in_time),
+        cmocka_unit_test(test_curriculum_ends_a_stage_with_a_step_of_a_track),
         cmocka_unit_test(test_curriculum_goes_on_from_a_copy),
         cmocka_unit_test(test_curriculum_counts_a_step_as_so_many_single_answers),
         cmocka_unit_test(test_curriculum_without_tracks_follows_the_stages),

@@ -118,14 +118,17 @@ bool curriculum_is_open(const struct recipe *r, const struct curriculum_state *s
     return curriculum_staircase_holds(r, s);
 }
 
+static bool is_past(const struct recipe *r, const struct curriculum_state *s, int t, int step)
+{
+    return s->track_steps[t] > step || (s->track_steps[t] == step && has_passed(r, s, t));
+}
+
 static bool may_begin(const struct recipe *r, const struct curriculum_state *s,
                       const struct recipe_step *step)
 {
-    for (int t = 0; t < r->curriculum.n_tracks; t++) {
-        int behind = step->after[t] - s->track_steps[t];
-        if (behind > 0 || (behind == 0 && !has_passed(r, s, t)))
+    for (int t = 0; t < r->curriculum.n_tracks; t++)
+        if (step->after[t] >= 0 && !is_past(r, s, t, step->after[t]))
             return false;
-    }
     return step->needs_loops <= s->loops && (!step->holds || curriculum_staircase_holds(r, s));
 }
 
@@ -166,8 +169,10 @@ static bool misses_deadline(const struct recipe *r, const struct curriculum_stat
 static unsigned end_stage(const struct recipe *r, struct curriculum_state *s)
 {
     const struct recipe_stage *stage = stage_of(r, s);
-    bool ends_early =
-        stage->ends_when_open && s->stage_step >= stage->min_steps && curriculum_is_open(r, s);
+    bool is_through =
+        (stage->ends_when_open && curriculum_is_open(r, s)) ||
+        (stage->until_track >= 0 && is_past(r, s, stage->until_track, stage->until_step));
+    bool ends_early = is_through && s->stage_step >= stage->min_steps;
     if (s->stage_step < stage->steps && !ends_early)
         return CURRICULUM_NONE;
     if (s->stage + 1 == r->n_stages) {

@@ -43,9 +43,11 @@ struct recipe_data {
 struct recipe_stage {
     char name[RECIPE_NAME_BYTES];
     uint64_t steps;
-    /* Ends before `steps`, but not before min_steps, once the curriculum is through and holds;
-     * ends_when_open false: always `steps`. */
+    /* Ends before `steps`, but not before min_steps, once the curriculum is through and holds
+     * (ends_when_open) or a step of a track has passed (until_track not -1); else always `steps`.
+     */
     bool ends_when_open;
+    int until_track, until_step;
     uint64_t min_steps;
     int batch;      /* sequences a step, over all ranks; a multiple of the recipe's shards */
     int seq_length; /* rows of a text sequence, 0 where the mix has no text; tasks bring their own
@@ -54,6 +56,10 @@ struct recipe_stage {
     enum recipe_decay decay;
     uint64_t warmup; /* steps from 0 to lr_begin */
     enum recipe_objective objective;
+    /* With RECIPE_UNIFORM only: CE counts from a target's own loop on, (1/(T - p)) sum_{t > p} CE_t
+     * for level p of its source (from 0); see recipe_first_loops. Targets without a level, and
+     * those whose loop is not open, count as ever: at all loops, at the last. */
+    bool by_level;
     float beta_begin, beta_end; /* linear over the stage */
     int loops; /* most loops of this stage, also more than the model's T; the curriculum may hold it
                 * lower */
@@ -138,6 +144,9 @@ uint64_t recipe_fingerprint(const struct recipe *r);
  * has as many as its knobs, or those of any step of its tracks, give; a text has none. */
 int recipe_first_level(const struct recipe *r, int data);
 int recipe_n_levels(const struct recipe *r);
+/* For stages with by_level: of every level the loop (from 0) its targets count from;
+ * first [recipe_n_levels]. */
+void recipe_first_loops(const struct recipe *r, uint8_t *first);
 uint64_t recipe_total_steps(const struct recipe *r); /* at most, all restarts included */
 /* Of step `step` (from 0) of a stage: learning rate and beta. */
 float recipe_lr(const struct recipe_stage *stage, uint64_t step);

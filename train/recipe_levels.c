@@ -25,6 +25,15 @@ int recipe_first_level(const struct recipe *r, int data)
     return first;
 }
 
+void recipe_first_loops(const struct recipe *r, uint8_t *first)
+{
+    for (int d = 0, all = 0; d < r->n_data; d++) {
+        int n = n_levels(r, d);
+        for (int level = 0; level < n; level++)
+            first[all++] = (uint8_t)level;
+    }
+}
+
 int recipe_n_levels(const struct recipe *r)
 {
     return recipe_first_level(r, r->n_data);

@@ -122,11 +122,43 @@ static enum status collect_names(const struct recipe_reader *r, const struct rec
                                    "%s: curriculum.tracks[%d].steps[%d].name: expected a name no "
                                    "other step has, found \"%s\" again",
                                    r->origin, t, i, name);
+            if (strcmp(name, "open") == 0)
+                return err_set(r->err, STATUS_INVALID,
+                               "%s: curriculum.tracks[%d].steps[%d].name: expected another name "
+                               "(\"open\" means the whole curriculum), found \"open\"",
+                               r->origin, t, i);
             names->items[names->n] = name;
             names->tracks[names->n] = t;
             names->steps[names->n++] = i;
         }
     return STATUS_OK;
+}
+
+/* What a stage waits for: the name of a step, or "open" for all of them. */
+static enum status resolve_until(const struct recipe_reader *top, struct recipe *out,
+                                 const struct step_names *names)
+{
+    const char *items[RECIPE_MAX_TRACKS * RECIPE_MAX_STEPS + 1] = {"open"};
+    enum status status = STATUS_OK;
+    memcpy(items + 1, names->items, names->n * sizeof items[0]);
+    for (int i = 0; i < out->n_stages && status == STATUS_OK; i++) {
+        struct recipe_stage *s = &out->stages[i];
+        struct recipe_reader stage;
+        int chosen = 0;
+        status = recipe_reader_item(top, "stages", (size_t)i, &stage);
+        if (status != STATUS_OK || !recipe_reader_has(&stage, "until"))
+            continue;
+        if (out->curriculum.n_tracks == 0)
+            return recipe_reader_fail(&stage, "until", NULL, "none without curriculum");
+        status = recipe_reader_choice(&stage, "until", (struct recipe_names){items, names->n + 1},
+                                      &chosen);
+        if (status != STATUS_OK)
+            continue;
+        s->ends_when_open = chosen == 0;
+        s->until_track = chosen == 0 ? -1 : names->tracks[chosen - 1];
+        s->until_step = chosen == 0 ? -1 : names->steps[chosen - 1];
+    }
+    return status;
 }
 
 /* "after" is a name or a list of names, of steps of other tracks. */
@@ -237,26 +269,11 @@ static enum status check_waits(const struct recipe_reader *r, const struct recip
     return check_order(r, recipe);
 }
 
-static enum status check_levels(const struct recipe_reader *top, const struct recipe *out)
-{
-    for (int i = 0; i < out->n_stages; i++)
-        if (out->stages[i].ends_when_open && out->curriculum.n_tracks == 0)
-            return err_set(top->err, STATUS_INVALID,
-                           "%s: stages[%d].until: expected none without curriculum, found "
-                           "\"open\"",
-                           top->origin, i);
-    if (recipe_n_levels(out) > METRICS_MAX_LEVELS)
-        return recipe_reader_fail(top, "data", NULL,
-                                  "at most %d levels in all sources together (these have %d)",
-                                  METRICS_MAX_LEVELS, recipe_n_levels(out));
-    return STATUS_OK;
-}
-
-static enum status read_curriculum(const struct recipe_reader *top, struct recipe *out)
+static enum status read_curriculum(const struct recipe_reader *top, struct recipe *out,
+                                   struct step_names *names)
 {
     const struct recipe_names known = RECIPE_NAMES(FIELDS);
     struct recipe_curriculum *c = &out->curriculum;
-    struct step_names names = {0};
     struct recipe_reader r;
     size_t n = 0;
     enum status status = recipe_reader_child(top, "curriculum", &r);
@@ -278,11 +295,11 @@ static enum status read_curriculum(const struct recipe_reader *top, struct recip
         struct recipe_reader track;
         status = recipe_reader_item(&r, "tracks", i, &track);
         if (status == STATUS_OK)
-            status = read_track(&track, out, &c->tracks[i], names.texts[i]);
+            status = read_track(&track, out, &c->tracks[i], names->texts[i]);
     }
     c->n_tracks = (int)n;
     if (status == STATUS_OK)
-        status = resolve_after(&r, c, &names);
+        status = resolve_after(&r, c, names);
     return status == STATUS_OK ? check_waits(&r, out) : status;
 }
 
@@ -290,8 +307,15 @@ enum status recipe_parse_curriculum(const struct recipe_reader *top, struct reci
 {
     out->curriculum = (struct recipe_curriculum){
         .rate = 0.002f, .threshold = 0.8f, .hold = 0.85f, .staircase_data = -1};
+    struct step_names names = {0};
     enum status status = STATUS_OK;
     if (recipe_reader_has(top, "curriculum"))
-        status = read_curriculum(top, out);
-    return status == STATUS_OK ? check_levels(top, out) : status;
+        status = read_curriculum(top, out, &names);
+    if (status == STATUS_OK)
+        status = resolve_until(top, out, &names);
+    if (status == STATUS_OK && recipe_n_levels(out) > METRICS_MAX_LEVELS)
+        return recipe_reader_fail(top, "data", NULL,
+                                  "at most %d levels in all sources together (these have %d)",
+                                  METRICS_MAX_LEVELS, recipe_n_levels(out));
+    return status;
 }

@@ -115,7 +115,9 @@ static enum status read_rates(const struct recipe_reader *r, struct recipe_stage
 static enum status read_objective(const struct recipe_reader *r, const struct recipe *recipe,
                                   struct recipe_stage *s)
 {
-    static const char *const objectives[] = {"uniform", "entropy", "last"};
+    /* The last is a way to weigh the first. */
+    static const char *const objectives[] = {"uniform", "entropy", "last", "staircase"};
+    enum { STAIRCASE = 3 };
     int objective = 0;
     bool is_pair;
     enum status status = recipe_reader_require(r, "objective");
@@ -123,7 +125,8 @@ static enum status read_objective(const struct recipe_reader *r, const struct re
         status = recipe_reader_choice(r, "objective", RECIPE_NAMES(objectives), &objective);
     if (status != STATUS_OK)
         return status;
-    s->objective = (enum recipe_objective)objective;
+    s->by_level = objective == STAIRCASE;
+    s->objective = s->by_level ? RECIPE_UNIFORM : (enum recipe_objective)objective;
     if (s->objective != RECIPE_ENTROPY) {
         if (recipe_reader_has(r, "beta"))
             return recipe_reader_fail(r, "beta", NULL, "none with objective %s (entropy has one)",
@@ -166,13 +169,10 @@ static enum status read_looping(const struct recipe_reader *r, const struct reci
 
 static enum status read_end(const struct recipe_reader *r, struct recipe_stage *s)
 {
-    static const char *const ends[] = {"open"};
-    int end = 0;
-    enum status status = recipe_reader_choice(r, "until", RECIPE_NAMES(ends), &end);
-    s->ends_when_open = recipe_reader_has(r, "until");
-    if (status == STATUS_OK)
-        status = recipe_reader_count(r, "min_steps", s->steps, &s->min_steps);
-    if (status == STATUS_OK && recipe_reader_has(r, "min_steps") && !s->ends_when_open)
+    /* "until" names a step of the curriculum, which is read later. */
+    enum status status = recipe_reader_count(r, "min_steps", s->steps, &s->min_steps);
+    s->until_track = s->until_step = -1;
+    if (status == STATUS_OK && recipe_reader_has(r, "min_steps") && !recipe_reader_has(r, "until"))
         return recipe_reader_fail(r, "min_steps", NULL, "none without until");
     return status;
 }
