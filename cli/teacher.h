@@ -49,7 +49,7 @@ struct teacher_listener {
 
 struct teacher_options {
     bool wants_hidden;
-    uint32_t max_texts; /* under way at once; 0: 64 */
+    uint32_t max_texts; /* under way at once; 0: 64; one more has been asked for and waits */
     uint64_t max_rows;  /* wanted rows under way at once (one text may have more); 0: 16384, less
                            where hidden states of that many rows would pass 256 MiB */
 };

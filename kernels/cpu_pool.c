@@ -1,5 +1,5 @@
 /* A fork-join pool: the caller and its helpers run one piece of work and all meet at the end. */
-#include "kernels/cpu_backend.h"
+#include "kernels/cpu_pool.h"
 
 #include <pthread.h>
 #include <stdatomic.h>

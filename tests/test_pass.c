@@ -24,7 +24,7 @@ static void check_metrics(const struct pass_shape *shape, enum recipe_objective 
     struct params *p = pass_world_params(shape, 21);
     struct pass_world_sequences w;
     pass_world_open(&w, shape->vocab, 12, 22);
-    struct pass_options o = {objective, 3, 0.2f, 0.125f};
+    struct pass_options o = {objective, 3, 0.2f, 0.125f, NULL};
     double *values = calloc(p->n_values, sizeof *values);
     assert_non_null(values);
     for (size_t i = 0; i < p->n_values; i++)
@@ -80,7 +80,7 @@ static void test_pass_counts_right_answers(void **state)
     const struct sequence_rows *list[] = {&s};
     const struct grad_ops *levels[3];
     pass_world_levels(levels);
-    struct pass_options o = {RECIPE_UNIFORM, 1, 0, 1};
+    struct pass_options o = {RECIPE_UNIFORM, 1, 0, 1, NULL};
     int n_right = 0;
     for (int id = 0; id < SHAPES[0].vocab; id++) {
         sequence_rows_clear(&s);
@@ -102,7 +102,7 @@ static void test_pass_calls_can_be_grouped(void **state)
     struct params *p = pass_world_params(&SHAPES[0], 31);
     struct pass_world_sequences w;
     pass_world_open(&w, SHAPES[0].vocab, 9, 32);
-    struct pass_options o = {RECIPE_ENTROPY, 4, 0.1f, 0.5f};
+    struct pass_options o = {RECIPE_ENTROPY, 4, 0.1f, 0.5f, NULL};
     const struct grad_ops *levels[3];
     int n_levels = pass_world_levels(levels);
     float *together = calloc(p->n_values, sizeof *together);
@@ -145,8 +145,8 @@ static void test_pass_keeps_nothing_between_calls(void **state)
     struct pass_world_sequences w, other;
     pass_world_open(&w, SHAPES[1].vocab, 9, 42);
     pass_world_open(&other, SHAPES[1].vocab, 20, 43);
-    struct pass_options o = {RECIPE_ENTROPY, 3, 0.1f, 0.5f};
-    struct pass_options deep = {RECIPE_LAST, 8, 0, 1};
+    struct pass_options o = {RECIPE_ENTROPY, 3, 0.1f, 0.5f, NULL};
+    struct pass_options deep = {RECIPE_LAST, 8, 0, 1, NULL};
     const struct grad_ops *levels[3];
     int n_levels = pass_world_levels(levels);
     float *first = calloc(3 * p->n_values, sizeof *first);
@@ -204,7 +204,7 @@ static void check_engine(const struct tiny_spec *spec, int n)
     float *hidden = calloc((size_t)(n * spec->d), sizeof *hidden);
     assert_non_null(hidden);
     for (int t = 0; t < spec->n_loops; t++) {
-        struct pass_options o = {RECIPE_LAST, t + 1, 0, 1};
+        struct pass_options o = {RECIPE_LAST, t + 1, 0, 1, NULL};
         struct metrics m = {0};
         /* Without gradients the last loop's logits stay as they were computed. */
         assert_int_equal(pass_run(pass, list, 1, &o, NULL, &m, &err), STATUS_OK);
@@ -354,7 +354,7 @@ static void test_pass_names_what_is_wrong(void **state)
                 sequence_rows_target(&rows[s], 2, 1, 0);
             }
         }
-        struct pass_options o = {RECIPE_ENTROPY, 2, 0.1f, 1};
+        struct pass_options o = {RECIPE_ENTROPY, 2, 0.1f, 1, NULL};
         struct metrics m = {0}, zero = {0};
         struct err err;
         struct pass *pass;

@@ -57,12 +57,12 @@ static void assert_tensor(const char *what, const char *objective, const char *l
 
 /* Every element of every tensor. */
 static void check_every_element(const struct pass_shape *shape, enum recipe_objective objective,
-                                int n_loops, uint64_t seed)
+                                const uint8_t *first_loops, int n_loops, uint64_t seed)
 {
     struct params *p = pass_world_params(shape, seed);
     struct pass_world_sequences w;
     pass_world_open(&w, shape->vocab, 3, seed);
-    struct pass_options o = {objective, n_loops, 0.3f, 0.25f};
+    struct pass_options o = {objective, n_loops, 0.3f, 0.25f, first_loops};
     const struct grad_ops *levels[3];
     float *grads[3];
     int n_levels;
@@ -103,7 +103,7 @@ static void check_directions(const struct pass_shape *shape, enum recipe_objecti
     struct params *p = pass_world_params(shape, seed);
     struct pass_world_sequences w;
     pass_world_open(&w, shape->vocab, n_rows, seed);
-    struct pass_options o = {objective, 2, 0.3f, 0.25f};
+    struct pass_options o = {objective, 2, 0.3f, 0.25f, NULL};
     const struct grad_ops *levels[3];
     float *grads[3];
     int n_levels;
@@ -155,23 +155,33 @@ static void check_directions(const struct pass_shape *shape, enum recipe_objecti
 static void test_pass_gradients_uniform(void **state)
 {
     (void)state;
-    check_every_element(&SANDWICH, RECIPE_UNIFORM, 3, 1);
-    check_every_element(&LLAMA_TIED, RECIPE_UNIFORM, 2, 2);
+    check_every_element(&SANDWICH, RECIPE_UNIFORM, NULL, 3, 1);
+    check_every_element(&LLAMA_TIED, RECIPE_UNIFORM, NULL, 2, 2);
+}
+
+/* Levels that begin to count at loop 1, 2, 3 and past the last open one. */
+static void test_pass_gradients_uniform_from_level(void **state)
+{
+    (void)state;
+    uint8_t first_loops[METRICS_MAX_LEVELS];
+    for (int i = 0; i < METRICS_MAX_LEVELS; i++)
+        first_loops[i] = (uint8_t)(i % 4 + 1);
+    check_every_element(&SANDWICH, RECIPE_UNIFORM, first_loops, 3, 10);
 }
 
 static void test_pass_gradients_entropy(void **state)
 {
     (void)state;
-    check_every_element(&SANDWICH, RECIPE_ENTROPY, 3, 3);
-    check_every_element(&TIED, RECIPE_ENTROPY, 4, 4);
-    check_every_element(&TIED, RECIPE_ENTROPY, 1, 5);
+    check_every_element(&SANDWICH, RECIPE_ENTROPY, NULL, 3, 3);
+    check_every_element(&TIED, RECIPE_ENTROPY, NULL, 4, 4);
+    check_every_element(&TIED, RECIPE_ENTROPY, NULL, 1, 5);
 }
 
 static void test_pass_gradients_last(void **state)
 {
     (void)state;
-    check_every_element(&LLAMA, RECIPE_LAST, 2, 6);
-    check_every_element(&TIED, RECIPE_LAST, 2, 7);
+    check_every_element(&LLAMA, RECIPE_LAST, NULL, 2, 6);
+    check_every_element(&TIED, RECIPE_LAST, NULL, 2, 7);
 }
 
 static void test_pass_gradients_of_wide_models(void **state)
@@ -190,6 +200,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_pass_gradients_uniform),
+        cmocka_unit_test(test_pass_gradients_uniform_from_level),
         cmocka_unit_test(test_pass_gradients_entropy),
         cmocka_unit_test(test_pass_gradients_last),
         cmocka_unit_test(test_pass_gradients_of_wide_models),

@@ -68,22 +68,23 @@ static void test_recipe_reads_a_curriculum_of_tasks(void **state)
     /* hop 1..3, dep 0..3 */
     uint8_t first[7];
     recipe_first_loops(&r, first);
-    assert_memory_equal(first, ((const uint8_t[]){0, 1, 2, 0, 1, 2, 3}), sizeof first);
+    assert_memory_equal(first, ((const uint8_t[]){1, 2, 3, 1, 2, 3, 4}), sizeof first);
     assert_int_equal(recipe_first_level(&r, 1), 3);
     assert_int_equal(recipe_n_levels(&r), 7);
     assert_int_equal(recipe_total_steps(&r), 40 + 20 + 30);
 }
 
-static void test_recipe_reads_an_objective_by_level(void **state)
+static void test_recipe_reads_supervision_by_level(void **state)
 {
     (void)state;
     struct recipe r;
     struct err err = {0};
     char *json = read_text("tests/data/recipe_small.json");
-    char *text = model_files_replace(json, "\"uniform\"", "\"staircase\"");
+    char *text =
+        model_files_replace(json, "\"uniform\"", "\"uniform\", \"supervise\": \"from_level\"");
     assert_int_equal(recipe_parse(text, strlen(text), "x.json", &r, &err), STATUS_OK);
     assert_int_equal(r.stages[0].objective, RECIPE_UNIFORM);
-    assert_true(r.stages[0].by_level && !r.stages[1].by_level);
+    assert_true(r.stages[0].from_level && !r.stages[1].from_level);
     free(text);
     free(json);
 }
@@ -284,6 +285,9 @@ static void test_recipe_refuses_what_a_run_could_not_do(void **state)
         {"\"uniform\"",
          "\"uniform\", \"beta\": 0.1",
          {"stages[0].beta", "none with objective uniform"}},
+        {"\"entropy\"",
+         "\"entropy\", \"supervise\": \"all\"",
+         {"stages[1].supervise", "objective entropy"}},
         {", \"beta\": [0.1, 0.05]", "", {"stages[1].beta is missing", NULL}},
         {"{\"hop\": 3, \"chain\": 1}", "{\"hop\": 0}", {"stages[1].mix", "above 0"}},
         {"{\"hop\": 3, \"chain\": 1}", "{\"hop\": -1}", {"stages[1].mix.hop", "found -1"}},
@@ -366,7 +370,8 @@ static void test_recipe_fingerprint_is_of_the_values(void **state)
         {"\"batch\": 8, \"lr\"", "\"batch\": 16, \"lr\"", false},
         {"\"hidden_size\": 32", "\"hidden_size\": 64", false},
         {"\"letters\": 6", "\"letters\": 5", false},
-        {"\"uniform\"", "\"staircase\"", false},
+        {"\"uniform\"", "\"uniform\", \"supervise\": \"from_level\"", false},
+        {"\"uniform\"", "\"uniform\", \"supervise\": \"all\"", true},
         {"\"until\": \"open\"", "\"until\": \"letters\"", false},
         {"\"letters\": 8, \"max_hops\"", "\"letters\": 9, \"max_hops\"", false},
         {"[0.1, 0.05]", "[0.1, 0.04]", false},
@@ -414,7 +419,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_recipe_reads_a_curriculum_of_tasks),
-        cmocka_unit_test(test_recipe_reads_an_objective_by_level),
+        cmocka_unit_test(test_recipe_reads_supervision_by_level),
         cmocka_unit_test(test_recipe_reads_stages_of_texts),
         cmocka_unit_test(test_recipe_of_ouro_is_the_published_table),
         cmocka_unit_test(test_recipe_examples_parse),

@@ -219,8 +219,11 @@ static inline void reference_sequence(struct train_reference *r, const struct se
             r->ce[t] += w * ce;
             r->exit_mass[t] += w * p;
             r->entropy += w * entropy;
+            /* Loops before a level's first do not count; the others share the weight. */
+            int begin = o->first_loops && s->levels[i] >= 0 ? o->first_loops[s->levels[i]] : 1;
+            begin = begin < o->n_loops ? begin : o->n_loops;
             if (o->objective == RECIPE_UNIFORM)
-                r->loss += w * ce / o->n_loops;
+                r->loss += t + 1 >= begin ? w * ce / (o->n_loops - begin + 1) : 0;
             else if (o->objective == RECIPE_ENTROPY)
                 r->loss += w * (p * ce - (double)o->beta * entropy);
             else if (t == o->n_loops - 1)

@@ -96,8 +96,9 @@ bool curriculum_staircase_holds(const struct recipe *r, const struct curriculum_
     const int first = recipe_first_level(r, data);
     const int n = r->data[data].task->n_levels(s->knobs[data]);
     for (int p = 0; p < n; p++) {
-        int loop = p < s->loops ? p : s->loops - 1;
-        if (!(s->accuracy[first + p][loop] > r->curriculum.hold))
+        int loop = recipe_first_loop(r, data, p);
+        loop = loop < s->loops ? loop : s->loops;
+        if (!(s->accuracy[first + p][loop - 1] > r->curriculum.hold))
             return false;
     }
     return true;

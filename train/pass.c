@@ -68,6 +68,15 @@ static enum status check_sequences(struct pass *p, int *n_positions, struct err 
     return STATUS_OK;
 }
 
+/* From 0; the last open loop for a level that would need more. */
+static int first_loop(const struct pass *p, int level)
+{
+    if (p->options.first_loops == NULL || level < 0)
+        return 0;
+    int first = p->options.first_loops[level] - 1;
+    return first < p->n_loops ? first : p->n_loops - 1;
+}
+
 static enum status collect_targets(struct pass *p, struct err *err)
 {
     enum status status = pass_reserve_targets(p, p->n_targets, err);
@@ -83,7 +92,8 @@ static enum status collect_targets(struct pass *p, struct err *err)
                 continue;
             sum += q->weights[i];
             p->target_ids[n] = q->targets[i];
-            p->targets[n++] = (struct pass_target){row, s, i, q->weights[i], q->levels[i]};
+            p->targets[n++] = (struct pass_target){
+                row, s, i, q->weights[i], q->levels[i], first_loop(p, q->levels[i])};
         }
         if (n > first && sum <= 0)
             return err_set(err, STATUS_INVALID, "sequence %d: all %d targets have weight 0", s,

@@ -18,6 +18,10 @@ struct pass_options {
     int n_loops; /* open loops, 1 .. METRICS_MAX_LOOPS, whatever the model's T */
     float beta;  /* of the entropy objective */
     float scale; /* of the loss: 1 / sequences of the whole step */
+    /* Objective uniform: targets of level l count at loops first_loops[l] (from 1; the last open
+     * loop where there are fewer) and later; targets without level everywhere. NULL: all
+     * everywhere. */
+    const uint8_t *first_loops;
 };
 
 /* Memory grows with the largest call. STATUS_NO_MEMORY. */

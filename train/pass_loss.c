@@ -51,7 +51,7 @@ static double share(const struct pass *p, int t, int i)
 {
     switch (p->options.objective) {
     case RECIPE_UNIFORM:
-        return 1.0 / p->n_loops;
+        return t < p->targets[i].first_loop ? 0 : 1.0 / (p->n_loops - p->targets[i].first_loop);
     case RECIPE_ENTROPY:
         return p->loops[t].p[i];
     case RECIPE_LAST:

@@ -46,6 +46,7 @@ struct pass_target {
     int sequence, at; /* the row's place in its sequence, for messages */
     double weight;    /* of a whole sequence: 1 */
     int level;
+    int first_loop; /* from 0: where its cross entropy begins to count */
 };
 
 /* What a call adds to its metrics, in double until it is complete. */

@@ -56,10 +56,10 @@ struct recipe_stage {
     enum recipe_decay decay;
     uint64_t warmup; /* steps from 0 to lr_begin */
     enum recipe_objective objective;
-    /* With RECIPE_UNIFORM only: CE counts from a target's own loop on, (1/(T - p)) sum_{t > p} CE_t
-     * for level p of its source (from 0); see recipe_first_loops. Targets without a level, and
-     * those whose loop is not open, count as ever: at all loops, at the last. */
-    bool by_level;
+    /* Objective uniform only: a target of a level that needs p loops (task.first_loop) is
+     * supervised at loops p .. T alone, so that shallow loops do not learn to guess deep answers.
+     */
+    bool from_level;
     float beta_begin, beta_end; /* linear over the stage */
     int loops; /* most loops of this stage, also more than the model's T; the curriculum may hold it
                 * lower */
@@ -99,8 +99,9 @@ struct recipe_curriculum {
     struct recipe_track tracks[RECIPE_MAX_TRACKS];
     float rate;      /* e += rate * (correct - e) */
     float threshold; /* to pass a level */
-    /* The staircase holds while every open level p of data `staircase_data` is right at loop
-     * p + 1 (levels from 0; the deepest open loop where there are fewer) more often than `hold`. */
+    /* The staircase holds while every open level of data `staircase_data` is right more often than
+     * `hold` at the first loop that can know it (recipe_first_loop; the deepest open loop where
+     * there are fewer). */
     float hold;
     int staircase_data; /* -1: no such condition, it always holds */
     /* Start anew, from other random values, when a step's `by` or open_by is missed, at most so
@@ -144,9 +145,10 @@ uint64_t recipe_fingerprint(const struct recipe *r);
  * has as many as its knobs, or those of any step of its tracks, give; a text has none. */
 int recipe_first_level(const struct recipe *r, int data);
 int recipe_n_levels(const struct recipe *r);
-/* For stages with by_level: of every level the loop (from 0) its targets count from;
- * first [recipe_n_levels]. */
-void recipe_first_loops(const struct recipe *r, uint8_t *first);
+/* The loop at which a level's answers can be there at the earliest; first_loops [recipe_n_levels].
+ */
+int recipe_first_loop(const struct recipe *r, int data, int level); /* of the source's level */
+void recipe_first_loops(const struct recipe *r, uint8_t *first_loops);
 uint64_t recipe_total_steps(const struct recipe *r); /* at most, all restarts included */
 /* Of step `step` (from 0) of a stage: learning rate and beta. */
 float recipe_lr(const struct recipe_stage *stage, uint64_t step);

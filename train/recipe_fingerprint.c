@@ -59,19 +59,11 @@ static void add_data(struct hash *h, const struct recipe_data *d)
 
 static void add_stage(struct hash *h, const struct recipe_stage *s, int n_data)
 {
-    const uint64_t counts[] = {s->steps,
-                               s->ends_when_open,
-                               (uint64_t)s->until_track,
-                               (uint64_t)s->until_step,
-                               s->by_level,
-                               s->min_steps,
-                               (uint64_t)s->batch,
-                               (uint64_t)s->seq_length,
-                               s->decay,
-                               s->warmup,
-                               s->objective,
-                               (uint64_t)s->loops,
-                               (uint64_t)s->looping_block};
+    const uint64_t counts[] = {
+        s->steps,     s->ends_when_open,  (uint64_t)s->until_track, (uint64_t)s->until_step,
+        s->min_steps, (uint64_t)s->batch, (uint64_t)s->seq_length,  s->decay,
+        s->warmup,    s->objective,       (uint64_t)s->loops,       (uint64_t)s->looping_block,
+        s->from_level};
     const double numbers[] = {s->lr_begin,   s->lr_end,       s->beta_begin,    s->beta_end,
                               s->rope_theta, s->weight_decay, s->looping_weight};
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++)

@@ -8,7 +8,7 @@
 static const char *const STAGE_FIELDS[] = {
     "name",         "steps",  "tokens",    "batch", "seq_length", "lr",
     "decay",        "warmup", "objective", "beta",  "loops",      "rope_theta",
-    "weight_decay", "mix",    "looping",   "until", "min_steps"};
+    "weight_decay", "mix",    "looping",   "until", "min_steps",  "supervise"};
 static const uint64_t MAX_STEPS = 1000000000000;
 
 static enum status read_mix(const struct recipe_reader *r, const struct recipe *recipe,
@@ -115,9 +115,7 @@ static enum status read_rates(const struct recipe_reader *r, struct recipe_stage
 static enum status read_objective(const struct recipe_reader *r, const struct recipe *recipe,
                                   struct recipe_stage *s)
 {
-    /* The last is a way to weigh the first. */
-    static const char *const objectives[] = {"uniform", "entropy", "last", "staircase"};
-    enum { STAIRCASE = 3 };
+    static const char *const objectives[] = {"uniform", "entropy", "last"};
     int objective = 0;
     bool is_pair;
     enum status status = recipe_reader_require(r, "objective");
@@ -125,8 +123,16 @@ static enum status read_objective(const struct recipe_reader *r, const struct re
         status = recipe_reader_choice(r, "objective", RECIPE_NAMES(objectives), &objective);
     if (status != STATUS_OK)
         return status;
-    s->by_level = objective == STAIRCASE;
-    s->objective = s->by_level ? RECIPE_UNIFORM : (enum recipe_objective)objective;
+    s->objective = (enum recipe_objective)objective;
+    static const char *const supervise[] = {"all", "from_level"};
+    int from_level = 0;
+    if (recipe_reader_has(r, "supervise") && s->objective != RECIPE_UNIFORM)
+        return recipe_reader_fail(r, "supervise", NULL, "none with objective %s (uniform has one)",
+                                  objectives[objective]);
+    status = recipe_reader_choice(r, "supervise", RECIPE_NAMES(supervise), &from_level);
+    if (status != STATUS_OK)
+        return status;
+    s->from_level = from_level == 1;
     if (s->objective != RECIPE_ENTROPY) {
         if (recipe_reader_has(r, "beta"))
             return recipe_reader_fail(r, "beta", NULL, "none with objective %s (entropy has one)",

@@ -44,6 +44,9 @@ struct task {
     /* Levels (difficulties) are 0 .. n_levels - 1 under these knobs; level_name writes "hop 3". */
     int (*n_levels)(const int *knobs);
     void (*level_name)(int level, char *name, size_t cap_bytes);
+    /* The loops a level needs when each loop takes one step of the problem: hop p needs p, depth k
+     * needs k + 1. NULL: problems of this task have no such steps. */
+    int (*first_loop)(int level);
     /* Rows a training sequence may take at most under these knobs. */
     int (*max_rows)(const int *knobs);
     /* One training sequence from TASK_TRAIN; levels of its rows are first_level + level. */

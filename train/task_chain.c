@@ -142,6 +142,7 @@ const struct task task_chain = {
                            ALPHABET}},
     .n_levels = n_levels,
     .level_name = level_name,
+    .first_loop = task_steps_of_level,
     .max_rows = max_rows,
     .train = train,
     .problem = problem,

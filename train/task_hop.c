@@ -143,6 +143,7 @@ const struct task task_hop = {
               [BRANCHES] = {"branches", "queries of a training sequence", 1, 64, 12}},
     .n_levels = n_levels,
     .level_name = level_name,
+    .first_loop = task_steps_of_level,
     .max_rows = max_rows,
     .train = train,
     .problem = problem,

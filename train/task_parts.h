@@ -45,4 +45,7 @@ enum status task_no_context(const struct task *t, enum task_split split, const c
 void task_problem_set(struct task_problem *out, const struct task_text *context, const char *query,
                       const char *answer, int level);
 
+/* first_loop of tasks whose level index i stands for i + 1 steps. */
+int task_steps_of_level(int level);
+
 #endif

@@ -189,6 +189,7 @@ const struct task task_phop = {
               [BRANCHES] = {"branches", "queries of a training sequence", 1, 16, 2}},
     .n_levels = n_levels,
     .level_name = level_name,
+    .first_loop = task_steps_of_level,
     .max_rows = max_rows,
     .train = train,
     .problem = problem,
