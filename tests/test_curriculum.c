@@ -99,6 +99,7 @@ static struct story *begin(const char *path, const char *from, const char *to)
 }
 
 static const char SMALL[] = "tests/data/recipe_small.json";
+static const char LADDER[] = "tests/data/recipe_ladder.json";
 static const char TEXT[] = "tests/data/recipe_text.json";
 
 static int knob(const struct story *s, int data, const char *name)
@@ -205,6 +206,69 @@ static void test_curriculum_starts_anew_when_it_is_not_open_in_time(void **state
     free(s);
 }
 
+/* Levels of the ladder: hop 1, hop 2, dep 0, dep 1; loop p solves the p-th of each. */
+static float climber(const struct curriculum_state *s, int level, int loop)
+{
+    (void)s;
+    return loop >= level % 2 ? 1 : 0.25f;
+}
+
+/* Sums of two steps never work. */
+static float stuck(const struct curriculum_state *s, int level, int loop)
+{
+    return level == 3 ? 0.5f : climber(s, level, loop);
+}
+
+static float late(const struct curriculum_state *s, int level, int loop)
+{
+    return level == 2 ? 0.5f : climber(s, level, loop);
+}
+
+static void test_curriculum_climbs_a_ladder_with_all_tasks(void **state)
+{
+    (void)state;
+    struct story *s = begin(LADDER, "\"ladder\"", "\"ladder\"");
+    assert_int_equal(s->state.loops, 1);
+    assert_int_equal(knob(s, 0, "letters"), 10);
+    assert_int_equal(knob(s, 1, "operators"), 1);
+    run(s, climber, 6);
+    /* The second rung is passed as it begins, but has 4 steps at least. */
+    assert_string_equal(s->trace, "2 advanced: loops 1, tracks 1 1, stage 0\n"
+                                  "6 advanced: loops 2, tracks 2 2, stage 0\n");
+    assert_int_equal(knob(s, 0, "letters"), 26);
+    assert_int_equal(knob(s, 0, "max_hops"), 2);
+    assert_int_equal(knob(s, 1, "max_depth"), 1);
+    assert_int_equal(knob(s, 1, "operators"), 1);
+    s->trace[0] = '\0';
+    run(s, climber, 1000);
+    assert_string_equal(s->trace, "8 advanced: loops 2, tracks 3 3, stage 0\n"
+                                  "12 stage: loops 2, tracks 3 3, stage 1\n"
+                                  "22 finished: loops 2, tracks 3 3, stage 1\n");
+    assert_int_equal(knob(s, 1, "operators"), 3);
+    free(s);
+}
+
+static void test_curriculum_leaves_a_rung_together_or_not_at_all(void **state)
+{
+    (void)state;
+    struct story *s = begin(LADDER, "\"ladder\"", "\"ladder\"");
+    run(s, stuck, 40);
+    /* hop alone does not climb on; 30 steps within the third rung are its limit. */
+    assert_string_equal(s->trace, "2 advanced: loops 1, tracks 1 1, stage 0\n"
+                                  "6 advanced: loops 2, tracks 2 2, stage 0\n"
+                                  "36 restart: loops 1, tracks 0 0, stage 0 again\n"
+                                  "38 advanced: loops 1, tracks 1 1, stage 0 again\n");
+    free(s);
+    s = begin(LADDER, "\"ladder\"", "\"ladder\"");
+    run(s, late, 20);
+    assert_string_equal(s->trace, "20 restart: loops 1, tracks 0 0, stage 0 again\n");
+    free(s);
+    s = begin(LADDER, "\"until\": \"open\"", "\"until\": \"one loop\"");
+    run(s, climber, 8);
+    assert_non_null(strstr(s->trace, "6 advanced stage: loops 2, tracks 2 2, stage 1\n"));
+    free(s);
+}
+
 static void test_curriculum_ends_a_stage_with_a_step_of_a_track(void **state)
 {
     (void)state;
@@ -278,6 +342,8 @@ int main(void)
         cmocka_unit_test(test_curriculum_waits_until_the_staircase_holds),
         cmocka_unit_test(test_curriculum_starts_anew_when_a_step_is_late),
         cmocka_unit_test(test_curriculum_starts_anew_when_it_is_not_open_in_time),
+        cmocka_unit_test(test_curriculum_climbs_a_ladder_with_all_tasks),
+        cmocka_unit_test(test_curriculum_leaves_a_rung_together_or_not_at_all),
         cmocka_unit_test(test_curriculum_ends_a_stage_with_a_step_of_a_track),
         cmocka_unit_test(test_curriculum_goes_on_from_a_copy),
         cmocka_unit_test(test_curriculum_counts_a_step_as_so_many_single_answers),

@@ -355,6 +355,47 @@ static void test_recipe_refuses_stages_that_contradict_the_model(void **state)
     check_bends("tests/data/recipe_text.json", bends, sizeof bends / sizeof bends[0]);
 }
 
+static void test_recipe_refuses_ladders_nobody_can_climb(void **state)
+{
+    (void)state;
+    static const struct bend bends[] = {
+        {"\"letters\": 10}",
+         "\"letter\": 10}",
+         {"curriculum.rungs[0].hop", "nearest known is letters"}},
+        {"\"letters\": 10}", "\"letters\": 1}", {"curriculum.rungs[0].hop.letters", "found 1"}},
+        {"\"chain\": {\"max_depth\": 0",
+         "\"chains\": {\"max_depth\": 0",
+         {"curriculum.rungs[0]", "nearest known is chain"}},
+        {"\"loops\": 1",
+         "\"by\": 3, \"loops\": 1",
+         {"curriculum.rungs[0].by", "begins with the run"}},
+        {"\"restarts\": 1", "\"restarts\": 0", {"curriculum.rungs[2].by", "restarts, found 20"}},
+        {"\"by\": 20, \"within\": 30",
+         "\"name\": \"one loop\"",
+         {"curriculum.rungs[2].name", "again"}},
+        {"\"name\": \"one loop\"",
+         "\"name\": \"open\"",
+         {"curriculum.rungs[1].name", "another name"}},
+        {"\"rungs\": [",
+         "\"tracks\": [], \"rungs\": [",
+         {"curriculum.tracks", "either tracks or rungs"}},
+        {"\"until\": \"open\"",
+         "\"until\": \"one lop\"",
+         {"stages[0].until", "nearest known is one loop"}},
+        {"\"threshold\": 0.9",
+         "\"threshold\": 1.5",
+         {"curriculum.rungs[3].threshold", "found 1.5"}},
+    };
+    check_bends("tests/data/recipe_ladder.json", bends, sizeof bends / sizeof bends[0]);
+    struct recipe r;
+    load("tests/data/recipe_ladder.json", &r);
+    assert_true(r.curriculum.is_ladder && r.curriculum.n_tracks == 2);
+    const struct recipe_step *last = &r.curriculum.tracks[1].steps[3];
+    assert_true(last->threshold == 0.9f && last->min_steps == 4 && last->values[0] != 0);
+    assert_int_equal(recipe_n_levels(&r), 4);
+    assert_int_equal(recipe_total_steps(&r), 70 + 70);
+}
+
 static void test_recipe_fingerprint_is_of_the_values(void **state)
 {
     (void)state;
@@ -427,6 +468,7 @@ int main(void)
         cmocka_unit_test(test_recipe_names_the_field_nearest_to_an_unknown_one),
         cmocka_unit_test(test_recipe_refuses_what_a_run_could_not_do),
         cmocka_unit_test(test_recipe_refuses_stages_that_contradict_the_model),
+        cmocka_unit_test(test_recipe_refuses_ladders_nobody_can_climb),
         cmocka_unit_test(test_recipe_fingerprint_is_of_the_values),
         cmocka_unit_test(test_recipe_says_which_file_is_wrong),
     };

@@ -81,14 +81,22 @@ struct recipe_step {
     int loops;       /* open loops from here on; 0: unchanged */
     int needs_loops; /* waits until so many loops are open */
     bool holds;      /* waits until the staircase holds */
-    int watch_level; /* the level of the task that must pass before the NEXT step */
-    /* Waits until the other tracks have passed these steps: begun them and passed their level, or
-     * gone further. -1: does not wait for that track. */
+    /* Waits until the other tracks have passed these steps: begun them and passed, or gone further.
+     * -1: does not wait for that track. */
     int after[RECIPE_MAX_TRACKS];
-    uint64_t by; /* not begun after so many steps of the attempt: start anew; 0: no limit */
+    /* Passed when watch_level is right at the deepest open loop as often as threshold says (that
+     * accuracy begins at 0 with the step, to be earned anew) or, with RECIPE_WATCH_ALL, when every
+     * open level of the task is at the first loop that can know it; never before min_steps. */
+    int watch_level;
+    float threshold;
+    uint64_t min_steps;
+    /* Not begun after `by` steps of the attempt, or not passed `within` so many of its own: start
+     * anew. 0: no limit. */
+    uint64_t by, within;
 };
-/* Steps of one task, taken in order: the next when the accuracy of watch_level at the deepest open
- * loop passes `threshold`. That accuracy begins at 0 with every step, so each is earned anew. */
+enum { RECIPE_WATCH_ALL = -1 };
+
+/* Steps of one task, taken in order. */
 struct recipe_track {
     int data;
     int n_steps;
@@ -97,14 +105,15 @@ struct recipe_track {
 struct recipe_curriculum {
     int n_tracks; /* 0: none, all knobs and loops as the stages say */
     struct recipe_track tracks[RECIPE_MAX_TRACKS];
-    float rate;      /* e += rate * (correct - e) */
-    float threshold; /* to pass a level */
+    /* A ladder: a track for every task, equally long; they move together, when all have passed. */
+    bool is_ladder;
+    float rate; /* e += rate * (correct - e) */
     /* The staircase holds while every open level of data `staircase_data` is right more often than
      * `hold` at the first loop that can know it (recipe_first_loop; the deepest open loop where
      * there are fewer). */
     float hold;
     int staircase_data; /* -1: no such condition, it always holds */
-    /* Start anew, from other random values, when a step's `by` or open_by is missed, at most so
+    /* Start anew, from other random values, when a step's limit or open_by is missed, at most so
      * often; after that the run goes on as it is. */
     int max_restarts;
     /* Stages that end when the curriculum is open must have ended after so many steps of the
