@@ -12,14 +12,12 @@ enum { CLI_OK = 0, CLI_FAILURE = 1, CLI_USAGE = 2 };
 int cli_generate(int argc, char **argv, char **program_argv);
 int cli_batch(int argc, char **argv, char **program_argv);
 int cli_lens(int argc, char **argv, char **program_argv);
-<<<<<<< HEAD
-int cli_eval(int argc, char **argv, char **program_argv);
-=======
 int cli_train(int argc, char **argv, char **program_argv);
->>>>>>> main
+int cli_eval(int argc, char **argv, char **program_argv);
 int cli_bench(int argc, char **argv, char **program_argv);
 int cli_bench_engine(int argc, char **argv, char **program_argv);
 int cli_info(int argc, char **argv, char **program_argv);
+int cli_gate(int argc, char **argv, char **program_argv);
 int cli_doctor(int argc, char **argv, char **program_argv);
 
 /* Prints "carousel NAME: message" to stderr and returns the exit code. */

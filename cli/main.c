@@ -16,11 +16,9 @@ static const struct subcommand subcommands[] = {
     {"generate", "continue a prompt, streaming the text", cli_generate},
     {"batch", "run a file of requests, resumable", cli_batch},
     {"lens", "show how the model changes its mind from loop to loop", cli_lens},
-<<<<<<< HEAD
-    {"eval", "exact answers by difficulty, loop and exit threshold", cli_eval},
-=======
     {"train", "train a looped model from a recipe", cli_train},
->>>>>>> main
+    {"gate", "fit the exit gate to texts", cli_gate},
+    {"eval", "exact answers by difficulty, loop and exit threshold", cli_eval},
     {"bench", "measure: kernels, net, engine", cli_bench},
     {"info", "dimensions and sizes of a model, and what fits here", cli_info},
     {"doctor", "check this machine, with a self-test of batch invariance", cli_doctor},
