@@ -73,8 +73,11 @@ static void run_fill(struct run *r, uint64_t step)
     c->stage = 2;
     c->attempt = 1;
     c->loops = 3;
-    for (int t = 0; t < RECIPE_MAX_TRACKS; t++)
+    c->is_finished = 1;
+    for (int t = 0; t < RECIPE_MAX_TRACKS; t++) {
         c->track_steps[t] = t;
+        c->track_begins[t] = step - (uint64_t)t;
+    }
     for (int d = 0; d < RECIPE_MAX_DATA; d++)
         for (int k = 0; k < TASK_MAX_KNOBS; k++)
             c->knobs[d][k] = d % 2 == 0 ? k - 3 : INT32_MIN + k;
