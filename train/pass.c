@@ -5,7 +5,7 @@
 
 /* Sequences run together up to so many rows: more do not make the products faster, and their
  * activations no longer fit the caches between forward and backward (d = 64: 800 rows at once take
- * a quarter longer than pieces of 200). */
+ * a fifth longer than pieces of 200). */
 enum { PIECE_ROWS = 256 };
 
 static enum status check_options(const struct pass *p, const struct pass_options *o,
