@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 
-from e2e_lib import DEMO, PROGRAM, ROOT, WORK, Checks, Failure, clean_environment, run, run_command, run_ok
+from e2e_lib import DEMO, PROGRAM, ROOT, WORK, Checks, clean_environment, make_checkpoint, run, run_command, run_ok
 
 RECIPE = ROOT / "tests" / "data" / "train_tiny.json"
 HERE = WORK / "train"
@@ -80,7 +80,7 @@ def learns(c):
     c.check(last < 0.7 * first, f"the loss went from {first} to {last}")
     c.check(summary["finished"] and summary["step"] == 1300, f"the summary says {summary}")
     c.equal(lines[0]["type"], "header", "first line of the log")
-    c.equal(lines[0]["levels"], ["hop 1", "hop 2"], "levels in the header")
+    c.equal(lines[0]["levels"], ["hop 1", "hop 2", "hop 3"], "levels in the header")
     c.equal(lines[-1]["reason"], "finished", "last line of the log")
     masses = reports[-1]["exit_mass"]
     c.check(abs(sum(masses) - 1) < 1e-3, f"exit masses {masses} do not sum to 1")
@@ -208,13 +208,12 @@ def refuses_bad_input(c):
         fails(c, f"a missing text on {ranks} ranks", train(fresh("text"), "--ranks", ranks, recipe=text), ["none.jsonl"])
     fails(c, "more ranks than shards", train(fresh("ranks"), "--ranks", 5), ["5 ranks for 4 shards"])
     fails(c, "a model of other dimensions", train(fresh("init"), "--init-from", DEMO), ["--init-from", "hidden_size"])
-    vocabulary = recipe_with("vocabulary", lambda r: r["model"].update(vocab_size=60))
-    train_ok(fresh("vocabulary"), "--stop-after", 1, recipe=vocabulary)
-    short = recipe_with("short", lambda r: ([s.update(steps=2) for s in r["stages"]], r.pop("curriculum")))
+    short = recipe_with("short", lambda r: ([s.update(steps=2, warmup=0) for s in r["stages"]], r.pop("curriculum")))
     train_ok(fresh("short"), recipe=short)
     train_ok(fresh("init"), "--init-from", HERE / "short" / "model", "--stop-after", 2)
-    fails(c, "another vocabulary", train(fresh("init"), "--init-from", HERE / "short" / "model", recipe=vocabulary),
-          ["--init-from", "vocabulary", "49", "60"])
+    larger = make_checkpoint("train-vocabulary", "--layers", 2, "--d-model", 32, "--ffn", 64, "--heads", 1, "--head-dim", 32,
+                             "--kv-heads", 1, "--vocab", 60, "--loops", 2, "--max-positions", 128, "--dtype", "f32")
+    fails(c, "another vocabulary", train(fresh("init"), "--init-from", larger), ["--init-from", "vocabulary", "49", "60"])
 
     explodes = recipe_with("explodes", lambda r: (r["stages"][0].update(lr=10, warmup=0), r["optimizer"].update(clip=1e9)))
     for ranks in (1, 2):
