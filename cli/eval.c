@@ -23,7 +23,7 @@ struct eval_options {
     const char *tasks, *knobs, *thresholds, *save;
     int n, split;
     uint64_t seed;
-    bool as_json;
+    bool as_json, only_saves;
 };
 
 static const char *const split_names[] = {"test", "validation", "train"};
@@ -50,9 +50,10 @@ static enum status save_problem(struct eval_run *run, const struct task_problem 
 {
     char name[EVAL_NAME_BYTES];
     eval_tasks_level_name(&run->tasks, level, name, sizeof name);
-    json_t *line =
-        json_pack("{s:s, s:s, s:s, s:s}", "prompt", p->prompt, "answer", p->answer, "task",
-                  eval_tasks_of_level(&run->tasks, level)->task->name, "level", name);
+    /* "hop 3": the difficulty is the number. */
+    json_t *line = json_pack("{s:s, s:s, s:s, s:i}", "prompt", p->prompt, "answer", p->answer,
+                             "task", eval_tasks_of_level(&run->tasks, level)->task->name, "level",
+                             atoi(strrchr(name, ' ') + 1));
     if (line == NULL)
         return err_set(err, STATUS_NO_MEMORY, "no memory for a problem");
     int failed = json_dumpf(line, run->save, 0) != 0 || fputc('\n', run->save) == EOF;
@@ -145,8 +146,8 @@ static enum status ask(struct eval_run *run, const struct eval_options *o, struc
         options_parse_floats(o->thresholds, thresholds, EVAL_MAX_THRESHOLDS, &n_thresholds, err);
     for (size_t i = 0; status == STATUS_OK && i < n_thresholds; i++)
         if (!(thresholds[i] > 0 && thresholds[i] <= 1))
-            status =
-                err_set(err, STATUS_INVALID, "--q: %g is not in (0, 1]", (double)thresholds[i]);
+            status = err_set(err, STATUS_INVALID, "--thresholds: %g is not in (0, 1]",
+                             (double)thresholds[i]);
     if (status != STATUS_OK)
         return status;
     if (!config->has_gate)
@@ -158,33 +159,63 @@ static enum status ask(struct eval_run *run, const struct eval_options *o, struc
         return status;
     for (int i = 0; i < run->tasks.n_levels; i++)
         eval_tasks_level_name(&run->tasks, i, run->score.levels[i].name, EVAL_NAME_BYTES);
-    if (o->save != NULL && (run->save = fopen(o->save, "w")) == NULL)
-        return err_set(err, STATUS_IO, "cannot write %s: %s", o->save, strerror(errno));
     const struct teacher_listener listener = {
         .next = next, .on_row = on_row, .on_text = on_text, .user = run};
     const struct teacher_options how = {.max_texts = EVAL_MAX_OPEN};
-    status = teacher_run(run->session, &how, &listener, err);
-    if (run->save != NULL && fclose(run->save) != 0 && status == STATUS_OK)
-        status = err_set(err, STATUS_IO, "cannot write %s: %s", o->save, strerror(errno));
+    return teacher_run(run->session, &how, &listener, err);
+}
+
+static enum status open_save(struct eval_run *run, const char *path, struct err *err)
+{
+    run->save = path != NULL ? fopen(path, "w") : NULL;
+    return path != NULL && run->save == NULL
+               ? err_set(err, STATUS_IO, "cannot write %s: %s", path, strerror(errno))
+               : STATUS_OK;
+}
+
+static enum status close_save(struct eval_run *run, const char *path, struct err *err)
+{
+    if (run->save != NULL && fclose(run->save) != 0)
+        return err_set(err, STATUS_IO, "cannot write %s: %s", path, strerror(errno));
+    return STATUS_OK;
+}
+
+/* --only-save: the problems without a model. */
+static enum status save_all(struct eval_run *run, struct err *err)
+{
+    enum status status = STATUS_OK;
+    for (uint64_t i = 0; i < run->n && status == STATUS_OK; i++) {
+        struct task_problem problem;
+        int level;
+        status = eval_tasks_problem(&run->tasks, i, &problem, &level, err);
+        if (status == STATUS_OK)
+            status = save_problem(run, &problem, level, err);
+    }
     return status;
 }
 
-static enum status run_eval(struct session *s, const struct eval_options *o,
+/* session NULL: --only-save. */
+static enum status run_eval(struct session *session, const struct eval_options *o,
                             const struct eval_tasks *tasks, struct err *err)
 {
     struct eval_run *run = calloc(1, sizeof *run);
     if (run == NULL)
         return err_set(err, STATUS_NO_MEMORY, "no memory for %d problems at once", EVAL_MAX_OPEN);
-    run->session = s;
+    run->session = session;
     run->tasks = *tasks;
     run->n = (uint64_t)o->n;
     for (int i = 0; i < EVAL_SLOTS; i++)
         run->free_answers[run->n_free++] = &run->answers[i];
-    enum status status = ask(run, o, err);
-    if (status == STATUS_OK && o->as_json)
-        status = eval_report_json(&run->score, s->model_dir, split_names[o->split], o->seed, stdout,
-                                  err);
-    else if (status == STATUS_OK)
+    enum status status = open_save(run, o->save, err);
+    if (status == STATUS_OK)
+        status = session != NULL ? ask(run, o, err) : save_all(run, err);
+    enum status closed = close_save(run, o->save, status == STATUS_OK ? err : NULL);
+    if (status == STATUS_OK)
+        status = closed;
+    if (status == STATUS_OK && session != NULL && o->as_json)
+        status = eval_report_json(&run->score, session->model_dir, split_names[o->split], o->seed,
+                                  stdout, err);
+    else if (status == STATUS_OK && session != NULL)
         eval_report_tables(&run->score, stdout);
     fflush(stdout);
     free(run->ids);
@@ -209,10 +240,12 @@ int cli_eval(int argc, char **argv, char **program_argv)
         {"seed", 0, OPTION_U64, &o.seed, "N", NULL, 0, 0, "of the problems (1)", NULL},
         {"split", 0, OPTION_CHOICE, &o.split, NULL, "test|validation|train", 0, 0,
          "which contexts: never trained on, or the trainer's own", NULL},
-        {"q", 'q', OPTION_STRING, &o.thresholds, "LIST", NULL, 0, 0,
-         "exit thresholds (0.1,0.2, ... 1)", NULL},
+        {"thresholds", 'q', OPTION_STRING, &o.thresholds, "Q,Q,..", NULL, 0, 0,
+         "exit thresholds (default 0.1 .. 1)", NULL},
         {"save", 0, OPTION_STRING, &o.save, "FILE", NULL, 0, 0,
          "write the problems as JSON lines: prompt, answer, task, level", NULL},
+        {"only-save", 0, OPTION_FLAG, &o.only_saves, NULL, NULL, 0, 0,
+         "write the problems and ask no model", NULL},
         {"json", 0, OPTION_FLAG, &o.as_json, NULL, NULL, 0, 0, "print one JSON object", NULL},
     };
     struct option_spec session_specs[SESSION_N_SPECS];
@@ -233,9 +266,15 @@ int cli_eval(int argc, char **argv, char **program_argv)
         err_set(&err, STATUS_INVALID, "no task given; --task hop,chain asks both");
         return cli_fail_usage("eval", &err);
     }
+    if (o.only_saves && o.save == NULL) {
+        err_set(&err, STATUS_INVALID, "--only-save needs --save FILE: where the problems go");
+        return cli_fail_usage("eval", &err);
+    }
     if (session_take_model(&args, &so.model, &err) != STATUS_OK ||
         eval_tasks_parse(o.tasks, o.knobs, splits[o.split], o.seed, &tasks, &err) != STATUS_OK)
         return cli_fail_usage("eval", &err);
+    if (o.only_saves)
+        return run_eval(NULL, &o, &tasks, &err) == STATUS_OK ? CLI_OK : cli_fail("eval", &err);
     so.needs_tokenizer = true;
     struct session *session;
     int exit_code;

@@ -18,6 +18,7 @@ seed() { # target name, corpus directory
     local demo=model/demo corpus=$2
     case $1 in
     fuzz_config) cp $demo/config.json "$corpus/demo.json" ;;
+    fuzz_recipe) cp train/recipes/*.json tests/data/recipe_*.json "$corpus/" ;;
     fuzz_tokenizer*) cp $demo/tokenizer.json "$corpus/demo.json" ;;
     fuzz_batch*) head -n 4 $demo/prompts.jsonl >"$corpus/demo.jsonl"
         printf '%s\n' '{"custom_id":"a","method":"POST","url":"/v1/completions","body":{"prompt":"f>w;f>","max_tokens":2,"temperature":0.5,"loops":{"mode":"exact","exit_threshold":0.5}}}' >"$corpus/openai.jsonl" ;;

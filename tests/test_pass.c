@@ -102,6 +102,11 @@ static void test_pass_calls_can_be_grouped(void **state)
     struct params *p = pass_world_params(&SHAPES[0], 31);
     struct pass_world_sequences w;
     pass_world_open(&w, SHAPES[0].vocab, 9, 32);
+    /* More rows than a pass takes at a time. */
+    enum { N = 10 * PASS_WORLD_SEQUENCES };
+    const struct sequence_rows *list[N];
+    for (int i = 0; i < N; i++)
+        list[i] = w.list[i % PASS_WORLD_SEQUENCES];
     struct pass_options o = {RECIPE_ENTROPY, 4, 0.1f, 0.5f, NULL};
     const struct grad_ops *levels[3];
     int n_levels = pass_world_levels(levels);
@@ -112,16 +117,14 @@ static void test_pass_calls_can_be_grouped(void **state)
         struct err err;
         memset(together, 0, p->n_values * sizeof *together);
         memset(apart, 0, p->n_values * sizeof *apart);
-        struct metrics all =
-            pass_world_run(p, levels[l], w.list, PASS_WORLD_SEQUENCES, &o, together);
-        struct metrics forward =
-            pass_world_run(p, levels[l], w.list, PASS_WORLD_SEQUENCES, &o, NULL);
+        struct metrics all = pass_world_run(p, levels[l], list, N, &o, together);
+        struct metrics forward = pass_world_run(p, levels[l], list, N, &o, NULL);
         assert_memory_equal(&all, &forward, sizeof all);
         struct metrics sum = {0};
         struct pass *pass;
         assert_int_equal(pass_create(p, levels[l], &pass, &err), STATUS_OK);
-        for (int s = PASS_WORLD_SEQUENCES - 1; s >= 0; s--) /* the largest last: memory grows */
-            assert_int_equal(pass_run(pass, &w.list[s], 1, &o, apart, &sum, &err), STATUS_OK);
+        for (int s = N - 1; s >= 0; s--) /* the largest last: memory grows */
+            assert_int_equal(pass_run(pass, &list[s], 1, &o, apart, &sum, &err), STATUS_OK);
         pass_destroy(pass);
         assert_near(sum.loss, all.loss, "loss");
         assert_true(memcmp(sum.n, all.n, sizeof sum.n) == 0);
@@ -325,16 +328,16 @@ static void test_pass_names_what_is_wrong(void **state)
 {
     (void)state;
     static const struct refusal refusals[] = {
-        {"id", "sequence 1, row 4: id 29", STATUS_INVALID, break_id},
+        {"id", "sequence 59, row 4: id 29", STATUS_INVALID, break_id},
         {"negative id", "id -1", STATUS_INVALID, break_negative_id},
         {"target", "row 4: target 29", STATUS_INVALID, break_target},
         {"position", "position 128", STATUS_INVALID, break_position},
         {"weight", "row 4: a target of weight -1", STATUS_INVALID, break_weight},
-        {"all weights", "all 6 targets", STATUS_INVALID, break_weights},
+        {"all weights", "sequence 59: all 6 targets", STATUS_INVALID, break_weights},
         {"level", "level 64", STATUS_INVALID, break_level},
         {"loops", "9 open loops", STATUS_INVALID, break_loops},
         {"no gate", "gate", STATUS_INVALID, break_gate},
-        {"nan", "loop 1, sequence 1, row 4 (id 9) the hidden", STATUS_CORRUPT, break_embedding},
+        {"nan", "loop 1, sequence 59, row 4 (id 9) the hidden", STATUS_CORRUPT, break_embedding},
         {"gate's bias", "loop 1, sequence 0, row 0 the gate's logit is inf", STATUS_CORRUPT,
          break_gate_value},
         {"head", "loop 1, sequence 0, row 0 the cross entropy is", STATUS_CORRUPT, break_head},
@@ -345,7 +348,9 @@ static void test_pass_names_what_is_wrong(void **state)
         const struct refusal *f = &refusals[i / (size_t)n_levels];
         struct params *p = pass_world_params(&SHAPES[0], 51);
         struct sequence_rows rows[2];
-        const struct sequence_rows *list[] = {&rows[0], &rows[1]};
+        const struct sequence_rows *list[60]; /* several pieces; the last one is broken */
+        for (int s = 0; s < 60; s++)
+            list[s] = &rows[s == 59];
         for (int s = 0; s < 2; s++) {
             assert_int_equal(sequence_rows_create(6, &rows[s], NULL), STATUS_OK);
             for (int j = 0; j < 6; j++) {
@@ -362,7 +367,7 @@ static void test_pass_names_what_is_wrong(void **state)
         assert_non_null(grads);
         assert_int_equal(pass_create(p, levels[i % (size_t)n_levels], &pass, &err), STATUS_OK);
         f->break_it(p, &rows[1], &o);
-        enum status status = pass_run(pass, list, 2, &o, grads, &m, &err);
+        enum status status = pass_run(pass, list, 60, &o, grads, &m, &err);
         if (status != f->status || !strstr(err.message, f->word))
             fail_msg("%s: %s: %s", f->what, status_name(status), err.message);
         assert_memory_equal(&m, &zero, sizeof m);

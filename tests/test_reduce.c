@@ -6,6 +6,7 @@
 #include "train/reduce.h"
 
 #include <pthread.h>
+#include <stdbool.h>
 
 enum { MAX_RANKS = 8, N_SHARDS = 8, N_STEPS = 3 };
 #define SECOND_NS UINT64_C(1000000000)
@@ -219,14 +220,15 @@ static void test_reduce_failed_rank_ends_the_others_with_its_words(void **state)
         roles[failing].n_steps = 1;
         roles[failing].is_loud = true;
         play_all(4, roles);
-        char name[16];
+        char name[32];
         snprintf(name, sizeof name, "rank %d", failing);
         for (int i = 0; i < 4; i++) {
             assert_int_equal(roles[i].n_wrong, 0);
             assert_true(roles[i].wall_ns < 5 * SECOND_NS); /* and not the deadline of 600 s */
             if (i == failing)
                 continue;
-            assert_int_equal(roles[i].n_done, 1);
+            /* The words may overtake the last sums of a third rank. */
+            assert_in_range(roles[i].n_done, 0, 1);
             assert_int_equal(roles[i].status, STATUS_MISMATCH);
             assert_non_null(strstr(roles[i].err.message, name));
             assert_non_null(strstr(roles[i].err.message, "the disk of this rank is full"));
@@ -240,7 +242,7 @@ static void test_reduce_silent_rank_is_named_at_the_deadline(void **state)
     struct role roles[MAX_RANKS];
     init(roles, 4, N_SHARDS, 1000);
     for (int i = 0; i < 4; i++)
-        roles[i].deadline_ns = SECOND_NS / 10;
+        roles[i].deadline_ns = SECOND_NS / 2; /* above any hiccup of a busy machine */
     roles[2].n_steps = 1;
     play_all(4, roles);
     for (int i = 0; i < 4; i++) {
@@ -250,7 +252,7 @@ static void test_reduce_silent_rank_is_named_at_the_deadline(void **state)
         /* One rank meets its deadline first; it tells the others what it saw. */
         assert_true(roles[i].status == STATUS_TIMEOUT || roles[i].status == STATUS_MISMATCH);
         assert_non_null(
-            strstr(roles[i].err.message, "rank 2 has sent nothing for 0.1 s at step 8"));
+            strstr(roles[i].err.message, "rank 2 has sent nothing for 0.5 s at step 8"));
         assert_true(roles[i].wall_ns < 5 * SECOND_NS);
     }
 }
@@ -314,14 +316,80 @@ static void *broadcast(void *arg)
     return NULL;
 }
 
-static void broadcast_all(struct listener *listeners, const size_t *n_bytes)
+/* A transport that brings nothing from rank 0 before something from rank 2 has come. */
+struct late {
+    struct transport base;
+    struct transport *inner;
+    struct transport_message *held[16];
+    int n_held, n_given;
+    bool has_heard;
+};
+
+static enum status late_acquire(struct transport *t, size_t cap_bytes,
+                                struct transport_message **out, struct err *err)
 {
+    return transport_acquire(((struct late *)t)->inner, cap_bytes, out, err);
+}
+static enum status late_post(struct transport *t, int dest, struct transport_message *m,
+                             struct err *err)
+{
+    return transport_post(((struct late *)t)->inner, dest, m, err);
+}
+static enum status late_poll(struct transport *t, struct transport_message **out, struct err *err)
+{
+    struct late *l = (struct late *)t;
+    if (l->has_heard && l->n_given < l->n_held) {
+        *out = l->held[l->n_given++];
+        return STATUS_OK;
+    }
+    enum status status = transport_poll(l->inner, out, err);
+    if (status != STATUS_OK || *out == NULL)
+        return status;
+    l->has_heard = l->has_heard || (*out)->source == 2;
+    if (!l->has_heard && (*out)->source == 0 && l->n_held < 16) {
+        l->held[l->n_held++] = *out;
+        *out = NULL;
+    }
+    return STATUS_OK;
+}
+static enum status late_wait(struct transport *t, uint64_t timeout_ns, struct err *err)
+{
+    struct late *l = (struct late *)t;
+    return l->has_heard && l->n_given < l->n_held ? STATUS_OK
+                                                  : transport_wait(l->inner, timeout_ns, err);
+}
+static void late_release(struct transport *t, struct transport_message *m)
+{
+    transport_release(((struct late *)t)->inner, m);
+}
+static bool late_is_drained(struct transport *t)
+{
+    return transport_is_drained(((struct late *)t)->inner);
+}
+static const struct transport_ops LATE = {.name = "late",
+                                          .acquire = late_acquire,
+                                          .post = late_post,
+                                          .poll = late_poll,
+                                          .release = late_release,
+                                          .wait = late_wait,
+                                          .is_drained = late_is_drained};
+
+static void broadcast_all(struct listener *listeners, const size_t *n_bytes, bool is_rank_1_late)
+{
+    struct late late = {0};
     struct transport *t[3];
     pthread_t threads[3];
     assert_int_equal(transport_inproc_create(3, t, NULL), STATUS_OK);
+    late.base = *t[1];
+    late.base.ops = &LATE;
+    late.inner = t[1];
+    late.base = *t[1];
+    late.base.ops = &LATE;
+    late.inner = t[1];
     for (int i = 0; i < 3; i++) {
-        listeners[i] = (struct listener){
-            .transport = t[i], .bytes = calloc(1, n_bytes[i]), .n_bytes = n_bytes[i]};
+        listeners[i] = (struct listener){.transport = i == 1 && is_rank_1_late ? &late.base : t[i],
+                                         .bytes = calloc(1, n_bytes[i]),
+                                         .n_bytes = n_bytes[i]};
         for (size_t k = 0; i == 0 && k < n_bytes[0]; k++)
             listeners[0].bytes[k] = (unsigned char)(k * 2654435761u >> 13);
         assert_int_equal(pthread_create(&threads[i], NULL, broadcast, &listeners[i]), 0);
@@ -337,7 +405,23 @@ static void test_reduce_broadcast_brings_the_bytes_of_rank_0(void **state)
     (void)state;
     struct listener l[3];
     static const size_t n_bytes[] = {9000001, 9000001, 9000001}; /* three messages */
-    broadcast_all(l, n_bytes);
+    broadcast_all(l, n_bytes, false);
+    for (int i = 0; i < 3; i++) {
+        if (l[i].status != STATUS_OK)
+            fail_msg("rank %d: %s", i, l[i].err.message);
+        assert_memory_equal(l[i].bytes, l[0].bytes, n_bytes[0]);
+    }
+    for (int i = 0; i < 3; i++)
+        free(l[i].bytes);
+}
+
+/* Rank 2 is in the sum when rank 1 still waits for the broadcast before it. */
+static void test_reduce_messages_of_a_later_call_wait_for_it(void **state)
+{
+    (void)state;
+    static const size_t n_bytes[] = {100, 100, 100};
+    struct listener l[3];
+    broadcast_all(l, n_bytes, true);
     for (int i = 0; i < 3; i++) {
         if (l[i].status != STATUS_OK)
             fail_msg("rank %d: %s", i, l[i].err.message);
@@ -352,7 +436,7 @@ static void test_reduce_broadcast_of_other_lengths_is_refused(void **state)
     (void)state;
     struct listener l[3];
     static const size_t n_bytes[] = {100, 100, 90};
-    broadcast_all(l, n_bytes);
+    broadcast_all(l, n_bytes, false);
     for (int i = 0; i < 3; i++) {
         assert_int_equal(l[i].status, STATUS_MISMATCH);
         assert_non_null(strstr(l[i].err.message, "of 100"));
@@ -373,6 +457,7 @@ int main(void)
         cmocka_unit_test(test_reduce_silent_rank_is_named_at_the_deadline),
         cmocka_unit_test(test_reduce_ranks_at_other_steps_or_recipes_are_told),
         cmocka_unit_test(test_reduce_broadcast_brings_the_bytes_of_rank_0),
+        cmocka_unit_test(test_reduce_messages_of_a_later_call_wait_for_it),
         cmocka_unit_test(test_reduce_broadcast_of_other_lengths_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -8,6 +8,8 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
 
 enum { SEED = 11, RECIPE = 0x1234 };
 
@@ -71,8 +73,11 @@ static void run_fill(struct run *r, uint64_t step)
     c->stage = 2;
     c->attempt = 1;
     c->loops = 3;
-    for (int t = 0; t < RECIPE_MAX_TRACKS; t++)
+    c->is_finished = 1;
+    for (int t = 0; t < RECIPE_MAX_TRACKS; t++) {
         c->track_steps[t] = t;
+        c->track_begins[t] = step - (uint64_t)t;
+    }
     for (int d = 0; d < RECIPE_MAX_DATA; d++)
         for (int k = 0; k < TASK_MAX_KNOBS; k++)
             c->knobs[d][k] = d % 2 == 0 ? k - 3 : INT32_MIN + k;
@@ -336,6 +341,42 @@ static void test_train_state_half_written_file_is_not_taken(void **state)
     model_files_remove(dir);
 }
 
+/* Kills a process that saves one state after another, at ten different moments. */
+static void test_train_state_survives_a_kill_at_any_moment(void **state)
+{
+    (void)state;
+    const struct model_config config = make_config();
+    struct run r, expected;
+    run_create(&r, &config);
+    run_create(&expected, &config);
+    for (int round = 0; round < 10; round++) {
+        char *dir = model_files_dir(), newest[512];
+        struct err err = {0};
+        save(dir, 2, 1);
+        const pid_t child = fork();
+        assert_true(child >= 0);
+        if (child == 0) {
+            for (uint64_t step = 2;; step++) {
+                run_fill(&expected, step);
+                if (train_state_save(dir, 2, &expected.head, expected.p, &expected.o, NULL) != 0)
+                    _exit(1);
+            }
+        }
+        const struct timespec pause = {0, 1000000 + 3331000L * round};
+        nanosleep(&pause, NULL);
+        assert_int_equal(kill(child, SIGKILL), 0);
+        assert_int_equal(waitpid(child, NULL, 0), child);
+        assert_int_equal(train_state_newest(dir, newest, sizeof newest, &err), STATUS_OK);
+        if (load(newest, &r, &err) != STATUS_OK)
+            fail_msg("round %d: %s", round, err.message);
+        run_fill(&expected, r.head.curriculum.step);
+        assert_runs_equal(&r, &expected);
+        model_files_remove(dir);
+    }
+    run_free(&r);
+    run_free(&expected);
+}
+
 static void test_train_state_full_disk_changes_nothing(void **state)
 {
     (void)state;
@@ -433,6 +474,7 @@ int main(void)
         cmocka_unit_test(test_train_state_of_another_run_is_refused),
         cmocka_unit_test(test_train_state_model_file_is_no_state),
         cmocka_unit_test(test_train_state_half_written_file_is_not_taken),
+        cmocka_unit_test(test_train_state_survives_a_kill_at_any_moment),
         cmocka_unit_test(test_train_state_full_disk_changes_nothing),
         cmocka_unit_test(test_train_state_export_opens_as_a_checkpoint),
     };

@@ -21,22 +21,19 @@ static int find_loops(const struct recipe *r, const struct curriculum_state *s)
     return open == 0 || open > most ? most : open;
 }
 
-static int level_of(const struct recipe *r, const struct recipe_track *track,
-                    const struct recipe_step *step)
-{
-    return recipe_first_level(r, track->data) + step->watch_level;
-}
-
-/* Knobs as the step sets them; what it watches must be earned under them. */
+/* Knobs as the step sets them; the one level it watches must be earned under them. */
 static void begin_step(const struct recipe *r, struct curriculum_state *s, int t, int i)
 {
     const struct recipe_track *track = &r->curriculum.tracks[t];
     const struct recipe_step *step = &track->steps[i];
     s->track_steps[t] = i;
+    s->track_begins[t] = s->attempt_step;
     for (int k = 0; k < TASK_MAX_KNOBS; k++)
         if (step->sets[k])
             s->knobs[track->data][k] = step->values[k];
-    memset(s->accuracy[level_of(r, track, step)], 0, sizeof s->accuracy[0]);
+    if (step->watch_level != RECIPE_WATCH_ALL)
+        memset(s->accuracy[recipe_first_level(r, track->data) + step->watch_level], 0,
+               sizeof s->accuracy[0]);
 }
 
 static void begin_attempt(const struct recipe *r, struct curriculum_state *s)
@@ -88,26 +85,37 @@ static void update_accuracy(const struct recipe *r, struct curriculum_state *s,
     }
 }
 
+/* The least accuracy of the source's open levels, each at the first loop that can know it. */
+static float find_least(const struct recipe *r, const struct curriculum_state *s, int data)
+{
+    const int first = recipe_first_level(r, data);
+    const int n = r->data[data].task->n_levels(s->knobs[data]);
+    float least = 1;
+    for (int p = 0; p < n; p++) {
+        int loop = recipe_first_loop(r, data, p);
+        loop = loop < s->loops ? loop : s->loops;
+        if (s->accuracy[first + p][loop - 1] < least)
+            least = s->accuracy[first + p][loop - 1];
+    }
+    return least;
+}
+
 bool curriculum_staircase_holds(const struct recipe *r, const struct curriculum_state *s)
 {
     const int data = r->curriculum.staircase_data;
-    if (data < 0)
-        return true;
-    const int first = recipe_first_level(r, data);
-    const int n = r->data[data].task->n_levels(s->knobs[data]);
-    for (int p = 0; p < n; p++) {
-        int loop = p < s->loops ? p : s->loops - 1;
-        if (!(s->accuracy[first + p][loop] > r->curriculum.hold))
-            return false;
-    }
-    return true;
+    return data < 0 || find_least(r, s, data) > r->curriculum.hold;
 }
 
 static bool has_passed(const struct recipe *r, const struct curriculum_state *s, int t)
 {
     const struct recipe_track *track = &r->curriculum.tracks[t];
-    int level = level_of(r, track, &track->steps[s->track_steps[t]]);
-    return s->accuracy[level][s->loops - 1] >= r->curriculum.threshold;
+    const struct recipe_step *step = &track->steps[s->track_steps[t]];
+    if (s->attempt_step - s->track_begins[t] < step->min_steps)
+        return false;
+    if (step->watch_level == RECIPE_WATCH_ALL)
+        return find_least(r, s, track->data) >= step->threshold;
+    int level = recipe_first_level(r, track->data) + step->watch_level;
+    return s->accuracy[level][s->loops - 1] >= step->threshold;
 }
 
 bool curriculum_is_open(const struct recipe *r, const struct curriculum_state *s)
@@ -118,14 +126,22 @@ bool curriculum_is_open(const struct recipe *r, const struct curriculum_state *s
     return curriculum_staircase_holds(r, s);
 }
 
+static bool is_past(const struct recipe *r, const struct curriculum_state *s, int t, int step)
+{
+    if (s->track_steps[t] != step)
+        return s->track_steps[t] > step;
+    bool all = true;
+    for (int i = 0; i < r->curriculum.n_tracks && r->curriculum.is_ladder; i++)
+        all = all && has_passed(r, s, i);
+    return all && has_passed(r, s, t);
+}
+
 static bool may_begin(const struct recipe *r, const struct curriculum_state *s,
                       const struct recipe_step *step)
 {
-    for (int t = 0; t < r->curriculum.n_tracks; t++) {
-        int behind = step->after[t] - s->track_steps[t];
-        if (behind > 0 || (behind == 0 && !has_passed(r, s, t)))
+    for (int t = 0; t < r->curriculum.n_tracks; t++)
+        if (step->after[t] >= 0 && !is_past(r, s, t, step->after[t]))
             return false;
-    }
     return step->needs_loops <= s->loops && (!step->holds || curriculum_staircase_holds(r, s));
 }
 
@@ -133,15 +149,16 @@ static bool may_begin(const struct recipe *r, const struct curriculum_state *s,
  * the recipe does not matter. */
 static unsigned advance(const struct recipe *r, struct curriculum_state *s)
 {
-    bool moves[RECIPE_MAX_TRACKS] = {false};
+    bool moves[RECIPE_MAX_TRACKS] = {false}, moves_all = true;
     unsigned events = CURRICULUM_NONE;
     for (int t = 0; t < r->curriculum.n_tracks; t++) {
         int next = s->track_steps[t] + 1;
         moves[t] = next < r->curriculum.tracks[t].n_steps && has_passed(r, s, t) &&
                    may_begin(r, s, &r->curriculum.tracks[t].steps[next]);
+        moves_all = moves_all && moves[t];
     }
     for (int t = 0; t < r->curriculum.n_tracks; t++)
-        if (moves[t]) {
+        if (moves[t] && (moves_all || !r->curriculum.is_ladder)) {
             begin_step(r, s, t, s->track_steps[t] + 1);
             events = CURRICULUM_ADVANCED;
         }
@@ -149,25 +166,40 @@ static unsigned advance(const struct recipe *r, struct curriculum_state *s)
     return events;
 }
 
-static bool misses_deadline(const struct recipe *r, const struct curriculum_state *s)
+/* Whether this stage or a later one ends when the curriculum is open. */
+static bool is_awaited(const struct recipe *r, const struct curriculum_state *s)
+{
+    for (int i = s->stage; i < r->n_stages; i++)
+        if (r->stages[i].ends_when_open)
+            return true;
+    return false;
+}
+
+static bool misses_limit(const struct recipe *r, const struct curriculum_state *s)
 {
     const struct recipe_curriculum *c = &r->curriculum;
-    for (int t = 0; t < c->n_tracks; t++)
-        for (int i = s->track_steps[t] + 1; i < c->tracks[t].n_steps; i++)
-            if (c->tracks[t].steps[i].by > 0 && s->attempt_step == c->tracks[t].steps[i].by)
+    for (int t = 0; t < c->n_tracks; t++) {
+        const struct recipe_step *steps = c->tracks[t].steps;
+        const int at = s->track_steps[t], n = c->tracks[t].n_steps;
+        for (int i = at + 1; i < n; i++)
+            if (steps[i].by > 0 && s->attempt_step == steps[i].by)
                 return true;
-    if (c->open_by > 0 && s->attempt_step == c->open_by && !curriculum_is_open(r, s))
-        for (int i = s->stage; i < r->n_stages; i++)
-            if (r->stages[i].ends_when_open)
-                return true;
-    return false;
+        /* What comes after the last step is the stage's matter, once it has been reached. */
+        if (steps[at].within > 0 && s->attempt_step - s->track_begins[t] >= steps[at].within &&
+            !has_passed(r, s, t) && (at + 1 < n || is_awaited(r, s)))
+            return true;
+    }
+    return c->open_by > 0 && s->attempt_step == c->open_by && is_awaited(r, s) &&
+           !curriculum_is_open(r, s);
 }
 
 static unsigned end_stage(const struct recipe *r, struct curriculum_state *s)
 {
     const struct recipe_stage *stage = stage_of(r, s);
-    bool ends_early =
-        stage->ends_when_open && s->stage_step >= stage->min_steps && curriculum_is_open(r, s);
+    bool is_through =
+        (stage->ends_when_open && curriculum_is_open(r, s)) ||
+        (stage->until_track >= 0 && is_past(r, s, stage->until_track, stage->until_step));
+    bool ends_early = is_through && s->stage_step >= stage->min_steps;
     if (s->stage_step < stage->steps && !ends_early)
         return CURRICULUM_NONE;
     if (s->stage + 1 == r->n_stages) {
@@ -192,7 +224,7 @@ unsigned curriculum_step(const struct recipe *r, struct curriculum_state *s,
     s->attempt_step++;
     s->stage_step++;
     unsigned events = advance(r, s);
-    if (s->attempt < r->curriculum.max_restarts && misses_deadline(r, s)) {
+    if (s->attempt < r->curriculum.max_restarts && misses_limit(r, s)) {
         s->attempt++;
         begin_attempt(r, s);
         return CURRICULUM_RESTART;

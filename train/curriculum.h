@@ -12,9 +12,10 @@
 
 /* Plain data: saved and restored as a whole. */
 struct curriculum_state {
-    uint64_t step;         /* of the run so far, over all attempts */
-    uint64_t attempt_step; /* since the last restart */
-    uint64_t stage_step;   /* within the stage */
+    uint64_t step;                            /* of the run so far, over all attempts */
+    uint64_t attempt_step;                    /* since the last restart */
+    uint64_t stage_step;                      /* within the stage */
+    uint64_t track_begins[RECIPE_MAX_TRACKS]; /* attempt_step when the track's step began */
     int32_t stage;
     int32_t attempt; /* restarts so far */
     int32_t loops;   /* open */

@@ -1,7 +1,8 @@
 /* Forward and backward of a LoopLM over a few sequences: loss, gradients, counts.
  *
- * A pass owns the activations; one thread uses it. All rows of the sequences go through the
- * matrices together, attention runs per sequence, only rows with targets reach the head. */
+ * A pass owns the activations; one thread uses it. The rows of several sequences go through the
+ * matrices together (up to what stays in the caches), attention runs per sequence, only rows with
+ * targets reach the head. */
 #ifndef TRAIN_PASS_H
 #define TRAIN_PASS_H
 

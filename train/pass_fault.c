@@ -52,5 +52,6 @@ enum status pass_fault(const struct pass *p, int t, int i, struct err *err)
     return err_set(err, STATUS_CORRUPT,
                    "the loss is not finite: at loop %d, sequence %d, row %d (id %d) the hidden "
                    "state is not: %s",
-                   loop + 1, sequence, row, (int)p->sequences[sequence]->ids[row], advice);
+                   loop + 1, p->first_sequence + sequence, row,
+                   (int)p->sequences[sequence]->ids[row], advice);
 }

@@ -60,8 +60,9 @@ struct pass {
     const struct params *params;
     const struct grad_ops *ops;
 
-    /* The call. */
+    /* The call, a piece of its sequences at a time. */
     const struct sequence_rows *const *sequences;
+    int first_sequence; /* of the call's; for messages */
     int n_sequences, n_rows, n_targets, n_loops, longest;
     struct pass_options options;
     float *grads; /* NULL: forward only, all layers share their activations */

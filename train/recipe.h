@@ -17,7 +17,7 @@
 
 enum {
     RECIPE_MAX_STAGES = 16,
-    RECIPE_MAX_DATA = 8,
+    RECIPE_MAX_DATA = 16,
     RECIPE_MAX_TRACKS = 4,
     RECIPE_MAX_STEPS = 32,
     RECIPE_NAME_BYTES = 48,
@@ -43,9 +43,11 @@ struct recipe_data {
 struct recipe_stage {
     char name[RECIPE_NAME_BYTES];
     uint64_t steps;
-    /* Ends before `steps`, but not before min_steps, once the curriculum is through and holds;
-     * ends_when_open false: always `steps`. */
+    /* Ends before `steps`, but not before min_steps, once the curriculum is through and holds
+     * (ends_when_open) or a step of a track has passed (until_track not -1); else always `steps`.
+     */
     bool ends_when_open;
+    int until_track, until_step;
     uint64_t min_steps;
     int batch;      /* sequences a step, over all ranks; a multiple of the recipe's shards */
     int seq_length; /* rows of a text sequence, 0 where the mix has no text; tasks bring their own
@@ -79,14 +81,22 @@ struct recipe_step {
     int loops;       /* open loops from here on; 0: unchanged */
     int needs_loops; /* waits until so many loops are open */
     bool holds;      /* waits until the staircase holds */
-    int watch_level; /* the level of the task that must pass before the NEXT step */
-    /* Waits until the other tracks have passed these steps: begun them and passed their level, or
-     * gone further. -1: does not wait for that track. */
+    /* Waits until the other tracks have passed these steps: begun them and passed, or gone further.
+     * -1: does not wait for that track. */
     int after[RECIPE_MAX_TRACKS];
-    uint64_t by; /* not begun after so many steps of the attempt: start anew; 0: no limit */
+    /* Passed when watch_level is right at the deepest open loop as often as threshold says (that
+     * accuracy begins at 0 with the step, to be earned anew) or, with RECIPE_WATCH_ALL, when every
+     * open level of the task is at the first loop that can know it; never before min_steps. */
+    int watch_level;
+    float threshold;
+    uint64_t min_steps;
+    /* Not begun after `by` steps of the attempt, or not passed `within` so many of its own: start
+     * anew. 0: no limit. */
+    uint64_t by, within;
 };
-/* Steps of one task, taken in order: the next when the accuracy of watch_level at the deepest open
- * loop passes `threshold`. That accuracy begins at 0 with every step, so each is earned anew. */
+enum { RECIPE_WATCH_ALL = -1 };
+
+/* Steps of one task, taken in order. */
 struct recipe_track {
     int data;
     int n_steps;
@@ -95,13 +105,15 @@ struct recipe_track {
 struct recipe_curriculum {
     int n_tracks; /* 0: none, all knobs and loops as the stages say */
     struct recipe_track tracks[RECIPE_MAX_TRACKS];
-    float rate;      /* e += rate * (correct - e) */
-    float threshold; /* to pass a level */
-    /* The staircase holds while every open level p of data `staircase_data` is right at loop
-     * p + 1 (levels from 0; the deepest open loop where there are fewer) more often than `hold`. */
+    /* A ladder: a track for every task, equally long; they move together, when all have passed. */
+    bool is_ladder;
+    float rate; /* e += rate * (correct - e) */
+    /* The staircase holds while every open level of data `staircase_data` is right more often than
+     * `hold` at the first loop that can know it (recipe_first_loop; the deepest open loop where
+     * there are fewer). */
     float hold;
     int staircase_data; /* -1: no such condition, it always holds */
-    /* Start anew, from other random values, when a step's `by` or open_by is missed, at most so
+    /* Start anew, from other random values, when a step's limit or open_by is missed, at most so
      * often; after that the run goes on as it is. */
     int max_restarts;
     /* Stages that end when the curriculum is open must have ended after so many steps of the
@@ -144,6 +156,7 @@ int recipe_first_level(const struct recipe *r, int data);
 int recipe_n_levels(const struct recipe *r);
 /* The loop at which a level's answers can be there at the earliest; first_loops [recipe_n_levels].
  */
+int recipe_first_loop(const struct recipe *r, int data, int level); /* of the source's level */
 void recipe_first_loops(const struct recipe *r, uint8_t *first_loops);
 uint64_t recipe_total_steps(const struct recipe *r); /* at most, all restarts included */
 /* Of step `step` (from 0) of a stage: learning rate and beta. */

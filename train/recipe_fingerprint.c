@@ -59,17 +59,11 @@ static void add_data(struct hash *h, const struct recipe_data *d)
 
 static void add_stage(struct hash *h, const struct recipe_stage *s, int n_data)
 {
-    const uint64_t counts[] = {s->steps,
-                               s->ends_when_open,
-                               s->min_steps,
-                               (uint64_t)s->batch,
-                               (uint64_t)s->seq_length,
-                               s->decay,
-                               s->warmup,
-                               s->objective,
-                               (uint64_t)s->loops,
-                               (uint64_t)s->looping_block,
-                               s->from_level};
+    const uint64_t counts[] = {
+        s->steps,     s->ends_when_open,  (uint64_t)s->until_track, (uint64_t)s->until_step,
+        s->min_steps, (uint64_t)s->batch, (uint64_t)s->seq_length,  s->decay,
+        s->warmup,    s->objective,       (uint64_t)s->loops,       (uint64_t)s->looping_block,
+        s->from_level};
     const double numbers[] = {s->lr_begin,   s->lr_end,       s->beta_begin,    s->beta_end,
                               s->rope_theta, s->weight_decay, s->looping_weight};
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++)
@@ -94,7 +88,10 @@ static void add_track(struct hash *h, const struct recipe_track *t, const struct
         add(h, (uint64_t)s->needs_loops);
         add(h, s->holds);
         add(h, (uint64_t)s->watch_level);
+        add_number(h, s->threshold);
+        add(h, s->min_steps);
         add(h, s->by);
+        add(h, s->within);
         for (int k = 0; k < RECIPE_MAX_TRACKS; k++)
             add(h, (uint64_t)s->after[k]);
     }
@@ -115,7 +112,6 @@ uint64_t recipe_fingerprint(const struct recipe *r)
                               r->weight_decay,
                               r->clip,
                               c->rate,
-                              c->threshold,
                               c->hold};
     add_model(&h, &r->config);
     add_text(&h, r->tokenizer);
@@ -131,6 +127,7 @@ uint64_t recipe_fingerprint(const struct recipe *r)
     add(&h, (uint64_t)c->staircase_data);
     add(&h, (uint64_t)c->max_restarts);
     add(&h, c->open_by);
+    add(&h, c->is_ladder);
     add(&h, (uint64_t)c->n_tracks);
     for (int i = 0; i < c->n_tracks; i++)
         add_track(&h, &c->tracks[i], r->data[c->tracks[i].data].task);

@@ -30,12 +30,15 @@ int recipe_n_levels(const struct recipe *r)
     return recipe_first_level(r, r->n_data);
 }
 
+int recipe_first_loop(const struct recipe *r, int data, int level)
+{
+    const struct task *task = r->data[data].task;
+    return task != NULL && task->first_loop != NULL ? task->first_loop(level) : 1;
+}
+
 void recipe_first_loops(const struct recipe *r, uint8_t *first_loops)
 {
-    for (int i = 0; i < r->n_data; i++) {
-        const struct task *task = r->data[i].task;
+    for (int i = 0; i < r->n_data; i++)
         for (int level = 0; level < n_levels(r, i); level++)
-            *first_loops++ =
-                task != NULL && task->first_loop != NULL ? (uint8_t)task->first_loop(level) : 1;
-    }
+            *first_loops++ = (uint8_t)recipe_first_loop(r, i, level);
 }

@@ -17,6 +17,21 @@ enum status recipe_parse_optimizer(const struct recipe_reader *top, struct recip
 enum status recipe_parse_stages(const struct recipe_reader *top, struct recipe *out);
 enum status recipe_parse_curriculum(const struct recipe_reader *top, struct recipe *out);
 
+/* Names of the curriculum's steps, until what refers to them is resolved. */
+struct recipe_step_names {
+    char texts[RECIPE_MAX_TRACKS][RECIPE_MAX_STEPS][RECIPE_NAME_BYTES];
+    const char *items[RECIPE_MAX_TRACKS * RECIPE_MAX_STEPS];
+    int tracks[RECIPE_MAX_TRACKS * RECIPE_MAX_STEPS], steps[RECIPE_MAX_TRACKS * RECIPE_MAX_STEPS];
+    size_t n;
+};
+/* "rungs" of the curriculum object r: a track for every task. threshold is what a rung that names
+ * none has to reach. */
+enum status recipe_parse_ladder(const struct recipe_reader *r, float threshold, struct recipe *out,
+                                struct recipe_step_names *names);
+/* name, loops, threshold, min_steps, by, within: what steps and rungs have in common. */
+enum status recipe_parse_step(const struct recipe_reader *r, bool is_first, char *name,
+                              struct recipe_step *step);
+
 /* Index of the source that key names, which must be a task where needs_task is set. */
 enum status recipe_parse_source(const struct recipe_reader *r, const char *key,
                                 const struct recipe *recipe, bool needs_task, int *out);

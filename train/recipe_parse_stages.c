@@ -175,14 +175,11 @@ static enum status read_looping(const struct recipe_reader *r, const struct reci
 
 static enum status read_end(const struct recipe_reader *r, struct recipe_stage *s)
 {
-    static const char *const ends[] = {"open"};
-    int end = 0;
-    enum status status = recipe_reader_choice(r, "until", RECIPE_NAMES(ends), &end);
-    s->ends_when_open = recipe_reader_has(r, "until");
-    if (status == STATUS_OK)
-        status = recipe_reader_count(r, "min_steps", s->steps, &s->min_steps);
-    if (status == STATUS_OK && recipe_reader_has(r, "min_steps") && !s->ends_when_open)
-        return recipe_reader_fail(r, "min_steps", NULL, "it together with until");
+    /* "until" names a step of the curriculum, which is read later. */
+    enum status status = recipe_reader_count(r, "min_steps", s->steps, &s->min_steps);
+    s->until_track = s->until_step = -1;
+    if (status == STATUS_OK && recipe_reader_has(r, "min_steps") && !recipe_reader_has(r, "until"))
+        return recipe_reader_fail(r, "min_steps", NULL, "none without until");
     return status;
 }
 

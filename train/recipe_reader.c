@@ -31,6 +31,10 @@ enum status recipe_reader_fail(const struct recipe_reader *r, const char *key, c
     va_end(arguments);
     if (value == NULL)
         value = json_object_get(r->object, key);
+    /* As somebody would write it: 0.1, where JSON's exact form is 0.10000000000000001. */
+    if (json_is_real(value))
+        return err_set(r->err, STATUS_INVALID, "%s: %s%s: expected %s, found %.9g", r->origin,
+                       r->path, key, text, json_real_value(value));
     return err_set(r->err, STATUS_INVALID, "%s: %s%s: expected %s, found %s", r->origin, r->path,
                    key, text, json_input_show(value, shown));
 }
@@ -61,22 +65,25 @@ static int distance(const char *a, const char *b)
 static void advise(const char *found, const struct recipe_names *lists, size_t n_lists,
                    char advice[LIST_BYTES])
 {
-    const char *nearest = NULL;
+    const char *nearest = NULL, *comma = "";
     int least = (int)strnlen(found, 48) / 3 + 2;
     int used = snprintf(advice, LIST_BYTES, "known are");
     for (size_t l = 0; l < n_lists; l++)
         for (size_t i = 0; i < lists[l].n; i++) {
             const char *name = lists[l].items[i];
-            int steps = distance(found, name);
-            if (steps < least) {
-                least = steps;
+            int changes = distance(found, name);
+            if (changes < least) {
+                least = changes;
                 nearest = name;
             }
             if (used < LIST_BYTES)
-                used += snprintf(advice + used, (size_t)(LIST_BYTES - used), " %s", name);
+                used += snprintf(advice + used, (size_t)(LIST_BYTES - used), "%s %s", comma, name);
+            comma = ",";
         }
     if (nearest != NULL)
         snprintf(advice, LIST_BYTES, "the nearest known is %s", nearest);
+    else if (comma[0] == '\0')
+        snprintf(advice, LIST_BYTES, "there are none at all");
 }
 
 enum status recipe_reader_unknown(const struct recipe_reader *r, const char *key, const char *found,

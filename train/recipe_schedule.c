@@ -32,9 +32,11 @@ uint64_t recipe_total_steps(const struct recipe *r)
     for (int i = 0; i < r->n_stages; i++)
         sum += r->stages[i].steps;
     for (int t = 0; t < c->n_tracks; t++)
-        for (int i = 0; i < c->tracks[t].n_steps; i++)
-            if (c->tracks[t].steps[i].by > latest)
-                latest = c->tracks[t].steps[i].by;
-    /* An attempt that misses its deadline has not taken more steps than the stages have. */
+        for (int i = 0; i < c->tracks[t].n_steps; i++) {
+            const struct recipe_step *step = &c->tracks[t].steps[i];
+            latest = step->by > latest ? step->by : latest;
+            latest = step->within > 0 ? sum : latest; /* counts from wherever the step begins */
+        }
+    /* An attempt that misses a limit has not taken more steps than the stages have. */
     return sum + (uint64_t)c->max_restarts * (latest < sum ? latest : sum);
 }

@@ -3,8 +3,8 @@
  * The array is cut into one piece a rank. Every rank first adds its own shards as far as the tree
  * allows (its nodes), sends each piece of these nodes to the piece's owner; the owner adds up the
  * rest of the tree over its piece and sends the result to everybody. So each number crosses the
- * network twice, in two hops, and all ranks share the additions. Pieces go in rounds of chunks, two
- * rounds at a time, which bounds the memory in flight. */
+ * network twice, in two hops, and all ranks share the additions. Pieces go in rounds of chunks, a
+ * few rounds at a time, which bounds the memory in flight. */
 #include "train/reduce.h"
 
 #include "train/reduce_wire.h"
@@ -18,7 +18,7 @@ enum {
     ALIGNMENT = 64,
     LINE_FLOATS = 16,     /* pieces begin at cache lines */
     BLOCK_FLOATS = 8192,  /* of all shards at once in the caches */
-    WINDOW = 2,           /* rounds in flight */
+    LONG_WINDOW = 2,      /* rounds in flight: bounds the memory of messages */
     MAX_SHARDS = 1 << 16, /* a node's index and level stay small */
     MAX_LEVELS = 17
 };
@@ -35,10 +35,11 @@ struct reduce {
     int n_shards, n_ranks, rank;
     int first_shard, n_own; /* shards of this rank */
     size_t n_floats, stride;
-    float *shards;         /* [n_own][stride]; the first one becomes the sum */
-    struct node *nodes;    /* [n_nodes] the largest that ranks can add up alone, by first shard */
-    int n_nodes, n_others; /* those of other ranks */
-    size_t n_rounds;
+    float *shards;           /* [n_own][stride]; the first one becomes the sum */
+    struct node *nodes;      /* [n_nodes] the largest that ranks can add up alone, by first shard */
+    int n_nodes, n_others;   /* those of other ranks */
+    size_t n_rounds, window; /* at most `window` rounds at a time */
+    size_t chunk_floats;
     struct transport_message **parts; /* [n_rounds][n_nodes] of this rank's piece */
     int *n_parts, *n_sums;            /* [n_rounds] that have come */
     bool *has_sum;                    /* [n_rounds][n_ranks] */
@@ -90,9 +91,9 @@ static size_t piece_begin(const struct reduce *r, int rank)
 static size_t chunk(const struct reduce *r, int rank, size_t round, size_t *begin)
 {
     const size_t first = piece_begin(r, rank), end = piece_begin(r, rank + 1);
-    const size_t skip = round * REDUCE_MAX_FLOATS;
+    const size_t skip = round * r->chunk_floats;
     *begin = skip < end - first ? first + skip : end;
-    return end - *begin < REDUCE_MAX_FLOATS ? end - *begin : REDUCE_MAX_FLOATS;
+    return end - *begin < r->chunk_floats ? end - *begin : r->chunk_floats;
 }
 
 static enum status make_tables(struct reduce *r, struct err *err)
@@ -113,8 +114,15 @@ static enum status make_tables(struct reduce *r, struct err *err)
         const size_t piece = piece_begin(r, rank + 1) - piece_begin(r, rank);
         longest = piece > longest ? piece : longest;
     }
+    const size_t header = sizeof(struct reduce_header);
+    r->chunk_floats = (REDUCE_SHORT_MESSAGE_BYTES - header) / sizeof(float);
+    r->window = REDUCE_SHORT_MESSAGES;
+    if (longest > r->chunk_floats * REDUCE_SHORT_MESSAGES) {
+        r->chunk_floats = (REDUCE_LONG_MESSAGE_BYTES - header) / sizeof(float);
+        r->window = LONG_WINDOW;
+    }
     /* At least one, so that ranks meet and compare their steps also over an empty array. */
-    r->n_rounds = longest > 0 ? (longest + REDUCE_MAX_FLOATS - 1) / REDUCE_MAX_FLOATS : 1;
+    r->n_rounds = longest > 0 ? (longest + r->chunk_floats - 1) / r->chunk_floats : 1;
     for (int i = 0; i < r->n_nodes; i++)
         r->n_others += r->nodes[i].rank != r->rank;
     r->parts = calloc(r->n_rounds * (size_t)r->n_nodes, sizeof *r->parts);
@@ -226,9 +234,10 @@ static float *sum_nodes(struct reduce *r, size_t round, size_t begin, size_t n)
         stack[depth].level = node->level;
         stack[depth].index = node->index;
         depth++;
-        /* Two siblings on top: the left one becomes their parent. */
-        while (depth > 1 && stack[depth - 1].level == stack[depth - 2].level &&
-               stack[depth - 1].index == (stack[depth - 2].index | 1)) {
+        /* Two of one level on top are siblings, as nodes come in order: the left becomes their
+         * parent. */
+        while (depth > 1 && stack[depth - 1].level == stack[depth - 2].level) {
+            assert(stack[depth - 1].index == (stack[depth - 2].index | 1));
             r->ops->add(stack[depth - 2].values, stack[depth - 1].values, n);
             depth--;
             stack[depth - 1].level++;
@@ -324,7 +333,7 @@ static enum status take(struct reduce *r, uint64_t step, struct transport_messag
     const struct reduce_header *h = reduce_header_of(m);
     const int owner = h->kind == REDUCE_PART ? r->rank : m->source;
     /* Below the piece it wraps around and is no round. */
-    const size_t round = ((size_t)h->first - piece_begin(r, owner)) / REDUCE_MAX_FLOATS;
+    const size_t round = ((size_t)h->first - piece_begin(r, owner)) / r->chunk_floats;
     enum status status = STATUS_OK;
     size_t begin = 0;
     if ((h->kind != REDUCE_PART && h->kind != REDUCE_SUM) || h->step != step ||
@@ -393,7 +402,7 @@ static enum status exchange(struct reduce *r, uint64_t step, struct err *err)
     memset(r->has_sum, 0, r->n_rounds * (size_t)r->n_ranks * sizeof *r->has_sum);
     while (n_done < r->n_rounds) {
         enum status status;
-        if (n_begun < r->n_rounds && n_begun < n_done + WINDOW) {
+        if (n_begun < r->n_rounds && n_begun < n_done + r->window) {
             status = send_parts(r, step, n_begun++, err);
             if (status != STATUS_OK)
                 return status;

@@ -30,11 +30,14 @@ struct reduce_header {
 };
 _Static_assert(sizeof(struct reduce_header) == 64, "floats behind it stay aligned");
 
-/* Messages of a size the transport's buffers of powers of two hold without waste. */
-enum { REDUCE_MESSAGE_BYTES = 4 << 20 };
+/* Long arrays go in messages that the transport's buffers of powers of two hold without waste;
+ * short ones in messages that MPI delivers at once, without a handshake with a sender that may be
+ * busy. */
 enum {
-    REDUCE_MAX_FLOATS = (REDUCE_MESSAGE_BYTES - (int)sizeof(struct reduce_header)) / 4,
-    REDUCE_MAX_BYTES = REDUCE_MESSAGE_BYTES - (int)sizeof(struct reduce_header)
+    REDUCE_LONG_MESSAGE_BYTES = 4 << 20,
+    REDUCE_SHORT_MESSAGE_BYTES = 64 << 10,
+    REDUCE_SHORT_MESSAGES = 16, /* up to so many for a piece */
+    REDUCE_MAX_BYTES = REDUCE_LONG_MESSAGE_BYTES - (int)sizeof(struct reduce_header)
 };
 
 /* Messages of later calls than the current one: a rank that is through may be one ahead. */

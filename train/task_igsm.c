@@ -22,7 +22,7 @@ static int n_levels(const int *knobs)
 
 static void level_name(int level, char *name, size_t cap_bytes)
 {
-    snprintf(name, cap_bytes, "dep %d", level);
+    snprintf(name, cap_bytes, "igsm %d", level);
 }
 
 static int n_branches(const int *knobs, int n_variables)

@@ -33,7 +33,7 @@ static int n_levels(const int *knobs)
 
 static void level_name(int level, char *name, size_t cap_bytes)
 {
-    snprintf(name, cap_bytes, "hop %d", level + 1);
+    snprintf(name, cap_bytes, "phop %d", level + 1);
 }
 
 static int max_rows(const int *knobs)

@@ -109,11 +109,13 @@ static const struct field FIELDS[] = {
     FIELD(step, 1, KIND_U64),
     FIELD(attempt_step, 1, KIND_U64),
     FIELD(stage_step, 1, KIND_U64),
+    FIELD(track_begins, RECIPE_MAX_TRACKS, KIND_U64),
     FIELD(stage, 1, KIND_I32),
     FIELD(attempt, 1, KIND_I32),
     FIELD(loops, 1, KIND_I32),
     FIELD(track_steps, RECIPE_MAX_TRACKS, KIND_I32),
     FIELD(knobs, RECIPE_MAX_DATA *TASK_MAX_KNOBS, KIND_I32),
+    FIELD(is_finished, 1, KIND_I32),
     FIELD(accuracy, METRICS_MAX_LEVELS *METRICS_MAX_LOOPS, KIND_F32),
 };
 #undef FIELD
@@ -122,8 +124,8 @@ enum { N_FIELDS = sizeof FIELDS / sizeof FIELDS[0], NUMBER_BYTES = 21 };
 /* A member that is not in the table would not come back after a resume: whoever adds one to the
  * struct adds it there and here. */
 struct saved_members {
-    uint64_t steps[3];
-    int32_t counts[3 + RECIPE_MAX_TRACKS + RECIPE_MAX_DATA * TASK_MAX_KNOBS];
+    uint64_t steps[3 + RECIPE_MAX_TRACKS];
+    int32_t counts[4 + RECIPE_MAX_TRACKS + RECIPE_MAX_DATA * TASK_MAX_KNOBS];
     float accuracy[METRICS_MAX_LEVELS * METRICS_MAX_LOOPS];
 };
 _Static_assert(sizeof(struct curriculum_state) == sizeof(struct saved_members),

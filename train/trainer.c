@@ -92,6 +92,7 @@ static enum status trainer_open(struct trainer *t, struct err *err)
     if (t->of_stage == NULL)
         return err_set(err, STATUS_NO_MEMORY, "no memory for the recipe");
     *t->of_stage = *t->recipe;
+    recipe_first_loops(t->recipe, t->first_loops);
     enum status status = params_create(&t->recipe->config, &t->params, err);
     if (status == STATUS_OK)
         status = optimizer_create(t->params, &t->optimizer, err);

@@ -38,6 +38,8 @@ struct trainer {
     uint64_t fingerprint; /* of the recipe and of the texts it names */
     const struct grad_ops *ops;
 
+    uint8_t first_loops[METRICS_MAX_LEVELS]; /* where a level's targets begin to count */
+
     struct params *params;
     struct optimizer optimizer;
     struct curriculum_state state;

@@ -63,7 +63,8 @@ static enum status run_shard(struct trainer *t, struct trainer_thread *thread, i
     struct pass_options how = {.objective = stage->objective,
                                .n_loops = t->state.loops,
                                .beta = recipe_beta(stage, t->state.stage_step),
-                               .scale = 1.0f / (float)stage->batch};
+                               .scale = 1.0f / (float)stage->batch,
+                               .first_loops = stage->from_level ? t->first_loops : NULL};
     struct metrics counts = {0};
     enum status status = STATUS_OK;
     if (n > 0)
