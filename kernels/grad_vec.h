@@ -224,10 +224,11 @@ static inline struct vec vec_positions(void)
     return vec_load(v);
 }
 
-/* exp(x) as vec_exp, but 0 below -87.3: what is masked with -inf counts nothing. */
+/* exp(x) as vec_exp, but 0 below -60: beside a sum of 1 such terms count nothing, nor does what is
+ * masked with -inf, and products with them would be subnormal, which CPUs compute slowly. */
 static inline struct vec vec_exp_or_zero(struct vec x)
 {
-    return vec_zero_below(vec_exp(x), x, vec_set1(-87.3f));
+    return vec_zero_below(vec_exp(x), x, vec_set1(-60.0f));
 }
 
 /* Lanes of the vector at `at` that lie below n. */
