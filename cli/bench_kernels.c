@@ -2,6 +2,7 @@
  * same run. */
 #include "cli/bench_kernels.h"
 
+#include "cli/bench_grad.h"
 #include "cli/cli.h"
 #include "cli/options.h"
 #include "cli/sorted.h"
@@ -41,7 +42,7 @@ struct bench {
     const char *isa;
     int n_threads; /* 0: one thread, then all cores */
     int rows[MAX_ROW_COUNTS], n_row_counts;
-    bool is_json, is_quick;
+    bool is_json, is_quick, is_training;
     unsigned char *area;
     size_t area_len;
     float *x, *y;
@@ -309,6 +310,8 @@ static int bench_parse(struct bench *b, int argc, char **argv)
          "row counts (default 1,2,4,8,16,32,64,256)", NULL},
         {"quick", 0, OPTION_FLAG, &b->is_quick, NULL, NULL, 0, 0, "half the memory, fewer repeats",
          NULL},
+        {"training", 0, OPTION_FLAG, &b->is_training, NULL, NULL, 0, 0,
+         "the kernels of `carousel train` instead, on one thread", NULL},
     };
     static const char *const levels[] = {"auto", "portable", "avx2", "avx512", "amx"};
     const struct option_group group = {own, sizeof own / sizeof own[0]};
@@ -334,6 +337,8 @@ int cli_bench_kernels(int argc, char **argv)
     int code = bench_parse(&b, argc, argv);
     if (code >= 0)
         return code;
+    if (b.is_training)
+        return cli_bench_grad(b.isa, b.is_json, b.is_quick);
     struct err err = {0};
     enum status st = bench_memory(&b, &err);
     if (st != STATUS_OK)

@@ -93,12 +93,32 @@ static enum status take_thresholds(const char *text, struct gate_table *table, s
     return st;
 }
 
+/* Before anything is computed or written: a place for the results that is not the model's. */
+static enum status make_out(const struct gate_run *run, struct err *err)
+{
+    const struct gate_options *o = run->options;
+    char path[GATE_PATH_BYTES];
+    struct stat own, model;
+    if (mkdir(o->out, 0777) != 0 && errno != EEXIST)
+        return err_set(err, STATUS_IO, "cannot make %s: %s", o->out, strerror(errno));
+    int n = snprintf(path, sizeof path, "%s/model", o->out);
+    if (n < 0 || (size_t)n >= sizeof path)
+        return err_set(err, STATUS_INVALID, "the path of --out is too long");
+    if (o->merge != GATE_MERGE_NONE && stat(path, &own) == 0 &&
+        stat(run->session->checkpoint->dir, &model) == 0 && own.st_dev == model.st_dev &&
+        own.st_ino == model.st_ino)
+        return err_set(err, STATUS_INVALID,
+                       "%s is the model itself; give another --out than %s, or --merge none", path,
+                       o->out);
+    return STATUS_OK;
+}
+
 static enum status run_all(struct gate_run *run, struct err *err)
 {
     const struct gate_options *o = run->options;
     enum status st = check_model(run->session, err);
-    if (st == STATUS_OK && mkdir(o->out, 0777) != 0 && errno != EEXIST)
-        st = err_set(err, STATUS_IO, "cannot make %s: %s", o->out, strerror(errno));
+    if (st == STATUS_OK)
+        st = make_out(run, err);
     if (st == STATUS_OK)
         st = gate_collect(run, err);
     if (st == STATUS_OK)

@@ -18,7 +18,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { EXIT_CODE_SIGNAL = 130 };
+enum { EXIT_CODE_SIGNAL = 130, SLOW_DISK_BYTES_PER_S = 100 * 1000 * 1000 };
 
 static const char usage[] =
 
@@ -123,6 +123,7 @@ static void hold_signals(void)
     sigaddset(&set, SIGTERM);
     sigprocmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file limit is an error of write, as a full disk is */
 }
 
 /* ---- the end ----------------------------------------------------------------------------------
@@ -234,12 +235,16 @@ static enum status take_arguments(struct train *t, const struct options_result *
     return STATUS_OK;
 }
 
-/* Comes back on failure only. mpirun gives its ranks a second between TERM and KILL by default:
- * too little for a large state. */
+/* Comes back on failure only. mpirun gives its ranks a second between TERM and KILL: too little to
+ * save a large state. It waits that long at every failure, too, so no longer than it may take. */
 static int become_mpirun(struct train *t, char **program_argv)
 {
     struct err err = {0};
-    setenv("OMPI_MCA_odls_base_sigkill_timeout", "60", 0);
+    char seconds[24];
+    uint64_t state_bytes = 3 * sizeof(float) * config_count_parameters(&t->recipe->config);
+    snprintf(seconds, sizeof seconds, "%llu",
+             (unsigned long long)(1 + state_bytes / SLOW_DISK_BYTES_PER_S));
+    setenv("OMPI_MCA_odls_base_sigkill_timeout", seconds, 0);
     if (launch_mpirun(t->n_ranks, program_argv, &err) == STATUS_NOT_FOUND)
         err_set(&err, STATUS_NOT_FOUND,
                 "mpirun is not on PATH: install Open MPI (Debian: openmpi-bin), or train in one "

@@ -17,11 +17,16 @@ static inline __mmask16 vec_mask(int n)
 /* The first n (0 .. VEC_LANES) floats at p, `rest` in the other lanes; reads nothing past them. */
 static inline struct vec vec_load_part(const float *p, int n, struct vec rest)
 {
+    if (__builtin_constant_p(n) && n == VEC_LANES)
+        return vec_load(p);
     return (struct vec){_mm512_mask_loadu_ps(rest.v, vec_mask(n), p)};
 }
 static inline void vec_store_part(float *p, struct vec a, int n)
 {
-    _mm512_mask_storeu_ps(p, vec_mask(n), a.v);
+    if (__builtin_constant_p(n) && n == VEC_LANES)
+        vec_store(p, a);
+    else
+        _mm512_mask_storeu_ps(p, vec_mask(n), a.v);
 }
 /* The first n lanes of a, zeros in the others. */
 static inline struct vec vec_first(struct vec a, int n)
@@ -31,6 +36,26 @@ static inline struct vec vec_first(struct vec a, int n)
 static inline struct vec vec_sqrt(struct vec a)
 {
     return (struct vec){_mm512_sqrt_ps(a.v)};
+}
+/* 1 / a within 2 units in the last place, 0 for magnitudes above 2^126; NaN stays NaN. */
+static inline struct vec vec_reciprocal(struct vec a)
+{
+    __m512 r = _mm512_rcp14_ps(a.v);
+    return (struct vec){_mm512_mul_ps(r, _mm512_fnmadd_ps(a.v, r, _mm512_set1_ps(2.0f)))};
+}
+/* Where a position is below `end`, or in [from, to), the lane of a; elsewhere `rest`. */
+static inline struct vec vec_select_spans(struct vec a, struct vec position, struct vec end,
+                                          struct vec from, struct vec to, struct vec rest)
+{
+    __mmask16 first = _mm512_cmp_ps_mask(position.v, end.v, _CMP_LT_OQ);
+    __mmask16 second = _mm512_cmp_ps_mask(position.v, from.v, _CMP_GE_OQ);
+    second = _mm512_mask_cmp_ps_mask(second, position.v, to.v, _CMP_LT_OQ);
+    return (struct vec){_mm512_mask_mov_ps(rest.v, first | second, a.v)};
+}
+/* a where x is not below `least` (NaN is not), 0 elsewhere. */
+static inline struct vec vec_zero_below(struct vec a, struct vec x, struct vec least)
+{
+    return (struct vec){_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, least.v, _CMP_NLT_UQ), a.v)};
 }
 /* dst[j][i] = src[i][j] for VEC_LANES by VEC_LANES. */
 static inline void vec_transpose(float *dst, size_t dst_stride, const float *src, size_t src_stride)
@@ -75,13 +100,18 @@ static inline __m256i vec_mask(int n)
 }
 static inline struct vec vec_load_part(const float *p, int n, struct vec rest)
 {
+    if (__builtin_constant_p(n) && n == VEC_LANES)
+        return vec_load(p);
     __m256i mask = vec_mask(n);
     __m256 a = _mm256_maskload_ps(p, mask);
     return (struct vec){_mm256_blendv_ps(rest.v, a, _mm256_castsi256_ps(mask))};
 }
 static inline void vec_store_part(float *p, struct vec a, int n)
 {
-    _mm256_maskstore_ps(p, vec_mask(n), a.v);
+    if (__builtin_constant_p(n) && n == VEC_LANES)
+        vec_store(p, a);
+    else
+        _mm256_maskstore_ps(p, vec_mask(n), a.v);
 }
 static inline struct vec vec_first(struct vec a, int n)
 {
@@ -90,6 +120,22 @@ static inline struct vec vec_first(struct vec a, int n)
 static inline struct vec vec_sqrt(struct vec a)
 {
     return (struct vec){_mm256_sqrt_ps(a.v)};
+}
+static inline struct vec vec_reciprocal(struct vec a)
+{
+    return vec_div(vec_set1(1.0f), a);
+}
+static inline struct vec vec_select_spans(struct vec a, struct vec position, struct vec end,
+                                          struct vec from, struct vec to, struct vec rest)
+{
+    __m256 first = _mm256_cmp_ps(position.v, end.v, _CMP_LT_OQ);
+    __m256 second = _mm256_and_ps(_mm256_cmp_ps(position.v, from.v, _CMP_GE_OQ),
+                                  _mm256_cmp_ps(position.v, to.v, _CMP_LT_OQ));
+    return (struct vec){_mm256_blendv_ps(rest.v, a.v, _mm256_or_ps(first, second))};
+}
+static inline struct vec vec_zero_below(struct vec a, struct vec x, struct vec least)
+{
+    return (struct vec){_mm256_and_ps(a.v, _mm256_cmp_ps(x.v, least.v, _CMP_NLT_UQ))};
 }
 static inline void vec_transpose(float *dst, size_t dst_stride, const float *src, size_t src_stride)
 {
@@ -141,6 +187,25 @@ static inline struct vec vec_sqrt(struct vec a)
         a.v[i] = sqrtf(a.v[i]);
     return a;
 }
+static inline struct vec vec_reciprocal(struct vec a)
+{
+    return vec_div(vec_set1(1.0f), a);
+}
+static inline struct vec vec_select_spans(struct vec a, struct vec position, struct vec end,
+                                          struct vec from, struct vec to, struct vec rest)
+{
+    for (int i = 0; i < VEC_LANES; i++) {
+        const float at = position.v[i];
+        rest.v[i] = at < end.v[i] || (at >= from.v[i] && at < to.v[i]) ? a.v[i] : rest.v[i];
+    }
+    return rest;
+}
+static inline struct vec vec_zero_below(struct vec a, struct vec x, struct vec least)
+{
+    for (int i = 0; i < VEC_LANES; i++)
+        a.v[i] = x.v[i] < least.v[i] ? 0.0f : a.v[i];
+    return a;
+}
 static inline void vec_transpose(float *dst, size_t dst_stride, const float *src, size_t src_stride)
 {
     for (size_t i = 0; i < VEC_LANES; i++)
@@ -150,7 +215,23 @@ static inline void vec_transpose(float *dst, size_t dst_stride, const float *src
 
 #endif
 
-/* Whole vectors of the first n floats, then one part: vec_load_up_to takes the lanes there are. */
+/* 0, 1, 2, ... */
+static inline struct vec vec_positions(void)
+{
+    float v[VEC_LANES];
+    for (int i = 0; i < VEC_LANES; i++)
+        v[i] = (float)i;
+    return vec_load(v);
+}
+
+/* exp(x) as vec_exp, but 0 below -60: beside a sum of 1 such terms count nothing, nor does what is
+ * masked with -inf, and products with them would be subnormal, which CPUs compute slowly. */
+static inline struct vec vec_exp_or_zero(struct vec x)
+{
+    return vec_zero_below(vec_exp(x), x, vec_set1(-60.0f));
+}
+
+/* Lanes of the vector at `at` that lie below n. */
 static inline int vec_lanes_left(int n, int at)
 {
     return n - at < VEC_LANES ? n - at : VEC_LANES;

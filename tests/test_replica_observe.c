@@ -130,6 +130,21 @@ static void test_replica_runs_no_head_below_the_first_row(void **state)
     world_close(&w);
 }
 
+/* Another sequence's exit goes through the head while no observed row does: there is no room for
+ * hidden states then, and none is needed. */
+static void test_replica_keeps_no_hidden_states_of_others(void **state)
+{
+    (void)state;
+    static struct world w;
+    world_open(&w, &OURO, DTYPE_F32, 1);
+    add_observed(&w);
+    add(&w, 1, 9, 99)->params.max_loops = 1;
+    run(&w, (struct piece[]){{0, 1, 0, FIRST, false}, {1, 1, 0, 9, true}}, 2);
+    assert_int_equal(w.result.n_heads, 1);
+    assert_int_equal(w.result.n_observations, 0);
+    world_close(&w);
+}
+
 /* A broken row ends its sequence and is not reported: a NaN is no legal word on the wire. */
 static void test_replica_does_not_report_a_broken_row(void **state)
 {
@@ -150,6 +165,7 @@ int main(void)
         cmocka_unit_test(test_replica_observes_from_the_first_row_on),
         cmocka_unit_test(test_replica_observations_do_not_depend_on_the_batch),
         cmocka_unit_test(test_replica_runs_no_head_below_the_first_row),
+        cmocka_unit_test(test_replica_keeps_no_hidden_states_of_others),
         cmocka_unit_test(test_replica_does_not_report_a_broken_row),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -224,17 +224,17 @@ static enum status trainer_step(struct trainer *t, struct trainer_report *report
     return status;
 }
 
-/* Says what the user can do; the message stays one line. */
+/* Says what the user can do; the message stays one line. A loss that is not finite would come again:
+ * what goes on is the same to the last bit. */
 static enum status add_way_on(const struct trainer *t, enum status status, struct err *err)
 {
-    if (err == NULL)
-        return status;
     struct err first = *err;
-    if (t->last_state[0] != '\0')
-        return err_set(err, first.code, "step %llu: %s; %s is untouched: go on with --resume",
-                       (unsigned long long)t->state.step, first.message, t->last_state);
-    return err_set(err, first.code, "step %llu: %s; no state was saved before (--save-every N)",
-                   (unsigned long long)t->state.step, first.message);
+    unsigned long long step = t->state.step;
+    if (t->last_state[0] == '\0')
+        return err_set(err, status, "step %llu: %s; no state was saved before (--save-every N)",
+                       step, first.message);
+    return err_set(err, status, "step %llu: %s; the last good state is %s%s", step, first.message,
+                   t->last_state, status == STATUS_CORRUPT ? "" : ": go on with --resume");
 }
 
 static enum status trainer_loop(struct trainer *t, bool *finished, struct err *err)
@@ -262,8 +262,9 @@ static enum status trainer_loop(struct trainer *t, bool *finished, struct err *e
         if (l->should_stop != NULL && l->should_stop(l->user))
             t->wants_stop = true;
     }
-    if (is_through && t->rank == 0 && trainer_export(t, err) != STATUS_OK)
-        return add_way_on(t, err != NULL ? err->code : STATUS_IO, err);
+    enum status status = is_through && t->rank == 0 ? trainer_export(t, err) : STATUS_OK;
+    if (status != STATUS_OK)
+        return add_way_on(t, status, err);
     *finished = is_through;
     return STATUS_OK;
 }

@@ -20,14 +20,6 @@ static uint32_t n_observed_top(const struct replica *r, const struct batch_segme
     return top < vocab ? top : vocab;
 }
 
-bool replica_observes_hidden(const struct batch *b)
-{
-    for (uint32_t i = 0; i < b->n_segments; i++)
-        if (b->segments[i].params->observe_hidden)
-            return true;
-    return false;
-}
-
 /* `array` with room for n entries of size_bytes at least; itself, and *is_lost, without memory. */
 static void *grow(void *array, size_t *cap, size_t n, size_t size_bytes, bool *is_lost)
 {
@@ -49,14 +41,17 @@ enum status replica_reserve_observations(struct replica *r, const struct batch *
     size_t n = 0, n_top = 0, n_hidden = 0;
     o->n = 0;
     o->n_top = 0;
+    o->has_hidden = false;
     for (uint32_t i = 0; i < n_heads; i++) {
-        const struct batch_segment *segment = &b->segments[r->head_segment[i]];
-        if (sequence_is_observed(segment->params)) {
-            n++;
-            n_top += n_observed_top(r, segment);
-        }
+        int32_t i_segment = r->head_segment[i];
+        const struct batch_segment *segment = &b->segments[i_segment];
+        if (r->head_list[i] < replica_first_observed(segment, &b->geometry[i_segment]))
+            continue; /* an exit that nobody observes */
+        n++;
+        n_top += n_observed_top(r, segment);
+        o->has_hidden = o->has_hidden || segment->params->observe_hidden;
     }
-    if (n > 0 && replica_observes_hidden(b))
+    if (o->has_hidden)
         n_hidden = n_heads * (size_t)r->model.d_model;
     bool is_lost = false;
     o->items = grow(o->items, &o->cap, n, sizeof *o->items, &is_lost);

@@ -17,8 +17,9 @@ struct replica_observations {
     int32_t *ids;  /* of all items, one after the other */
     float *logits; /* likewise */
     size_t n_top, cap_ids, cap_logits;
-    float *hidden; /* [n_heads, d] while a segment wants hidden states */
+    float *hidden; /* [n_heads, d] while has_hidden */
     size_t cap_hidden;
+    bool has_hidden; /* a row of the run wants its hidden state */
 };
 
 struct replica {
@@ -62,9 +63,6 @@ int32_t replica_first_observed(const struct batch_segment *segment,
  * the arrays. */
 enum status replica_reserve_observations(struct replica *r, const struct batch *b, uint32_t n_heads,
                                          struct err *err);
-/* Whether rows of the run want their hidden states; then r->observations.hidden has n_heads rows.
- */
-bool replica_observes_hidden(const struct batch *b);
 /* Notes row `row` of a segment, the `i_head`-th row of the head. False, and nothing is noted, when
  * its logits are not finite. */
 bool replica_observe(struct replica *r, const struct batch *b, uint32_t i_segment, uint32_t i_head,

@@ -149,7 +149,6 @@ static enum status run_heads(struct replica *r, const struct batch *b, uint32_t 
     size_t vocab = (size_t)r->model.vocab_size;
     const struct kernels_weight *const head[] = {&r->head};
     size_t d = (size_t)r->model.d_model;
-    bool has_hidden = replica_observes_hidden(b);
     enum status st = STATUS_OK;
     for (uint32_t first = 0; first < n_heads && st == STATUS_OK; first += r->head_group) {
         uint32_t n = n_heads - first < r->head_group ? n_heads - first : r->head_group;
@@ -159,7 +158,7 @@ static enum status run_heads(struct replica *r, const struct batch *b, uint32_t 
             st = kernels_linear(s, &r->logits, r->head_rows, head, 1, (int)n, err);
         if (st == STATUS_OK)
             st = kernels_download(s, r->host_logits, r->logits, n * vocab * sizeof(float), err);
-        if (st == STATUS_OK && has_hidden)
+        if (st == STATUS_OK && r->observations.has_hidden)
             st = kernels_download(s, r->observations.hidden + first * d, r->head_rows,
                                   n * d * sizeof(float), err);
         if (st == STATUS_OK)
