@@ -174,7 +174,7 @@ static void test_train_report_screen_fits_any_terminal(void **state)
     struct terminal t = {.is_terminal = true, .columns = 100};
     train_format_screen(&w->recipe, &w->report, 3.5, &t, 20, text, sizeof text);
     assert_has(text, "% right        loop 1 loop 2\n");
-    assert_has(text, "hop 1             50.0  100.0\n");
+    assert_has(text, "hop 1            50.0  100.0\n");
 }
 
 int main(void)
