@@ -8,7 +8,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 program=build/carousel
-bundled=1
+bundled=4
 root=build/train_demo
 tasks=hop,chain
 [ -x "$program" ] || { echo "train_demo: there is no $program: run make first" >&2; exit 1; }
@@ -19,11 +19,12 @@ install_seed() {
     for file in config.json model.safetensors tokenizer.json tokenizer_config.json; do
         cp "$run/gate/model/$file" "model/demo/$file"
     done
-    cp "$run/log.jsonl" model/demo/training.jsonl
+    # All events, and every tenth report.
+    awk 'NR == 1 || !/"type":"report"/ || ++n % 10 == 0' "$run/log.jsonl" >model/demo/training.jsonl
     cp "$run/eval.json" model/demo/eval.json
     # Problems for the demo: of contexts that no training run sees.
     "$program" eval --task $tasks -n 200 --seed 2026 --only-save --save model/demo/prompts.jsonl
-    /usr/bin/python3 scripts/plot_training.py "$run/log.jsonl" -o docs/demo_training.png
+    /usr/bin/python3 scripts/plot_training.py model/demo/training.jsonl -o docs/demo_training.png
     /usr/bin/python3 scripts/plot_staircase.py "$run/eval.json" -o docs/demo_staircase.png
 }
 
