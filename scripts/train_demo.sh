@@ -24,6 +24,7 @@ install_seed() {
     cp "$run/eval.json" model/demo/eval.json
     # Problems for the demo: of contexts that no training run sees.
     "$program" eval --task $tasks -n 200 --seed 2026 --only-save --save model/demo/prompts.jsonl
+    scripts/setup.sh plots
     /usr/bin/python3 scripts/plot_training.py model/demo/training.jsonl -o docs/demo_training.png
     /usr/bin/python3 scripts/plot_staircase.py "$run/eval.json" -o docs/demo_staircase.png
 }
