@@ -222,11 +222,86 @@ def refuses_bad_input(c):
     for ranks in (1, 2):
         exploded = fresh("explodes")
         result = train(exploded, "--save-every", 2, "--ranks", ranks, recipe=explodes)
-        fails(c, f"a loss that is not finite on {ranks} ranks", result, ["the last good state is"])
+        fails(c, f"a loss that is not finite on {ranks} ranks", result, ["the newest state is", "--init-from STATE"])
         c.check("not finite" in result.err or "nan" in result.err, f"no word of the numbers: {result.err}")
         states = states_of(exploded)
         c.check(states and states[-1] in result.err, f"the message names no state of {states}: {result.err}")
         c.equal(lines_of(exploded)[-1]["type"], "end", "last line of the log of a failed run")
+
+
+def begins_from(c):
+    """--init-from takes a model and a state, and is part of what a run is."""
+    old = fresh("from-old")
+    train_ok(old, "--stop-after", 30)
+    state = old / "state-000000030.safetensors"
+    slower = recipe_with("slower", lambda r: r["stages"][0].update(lr=1e-4))
+    whole, parts = fresh("from-whole"), fresh("from-parts")
+    begin = ("--init-from", state)
+    train_ok(whole, "--stop-after", 20, *begin, recipe=slower)
+    train_ok(parts, "--stop-after", 10, *begin, recipe=slower)
+    before = {p.name: digest(p) for p in parts.glob("state-*.safetensors")}
+    for what, args in (("without it", ()), ("from another", ("--init-from", whole / "state-000000020.safetensors"))):
+        fails(c, f"a resume {what}", train(parts, "--resume", *args, recipe=slower),
+              ["state-000000010", "another recipe", "--init-from"], parts, before)
+    train_ok(parts, "--stop-after", 10, "--resume", *begin, "--ranks", 2, recipe=slower)
+    c.equal(newest(parts), newest(whole), "state of a run from a state in two parts")
+    wide = recipe_with("wide", lambda r: r["model"].update(intermediate_size=96))
+    fails(c, "a state of another shape", train(fresh("from-wide"), *begin, recipe=wide), ["--init-from", state.name, "another model"])
+    model = HERE / "short" / "model" / "model.safetensors"
+    fails(c, "a file that is no state", train(fresh("from-file"), "--init-from", model), ["--init-from", "not a training state"])
+
+
+def keeps_to_itself(c):
+    """One training a directory; logs that cannot be opened; signals before the first step."""
+    def start(*args):
+        return subprocess.Popen([PROGRAM, "train", *map(str, args)], stderr=subprocess.PIPE, text=True, env=clean_environment())
+
+    out = fresh("locked")
+    first = start(RECIPE, "--out", out, "--quiet", "--save-every", 1)
+    began = time.monotonic()
+    while not states_of(out) and time.monotonic() < began + 30:
+        time.sleep(0.01)
+    fails(c, "a directory that is in use", train(out, "--resume"), ["another training", f"pid {first.pid}", str(out)])
+    first.terminate()
+    first.communicate(timeout=30)
+    c.equal(first.returncode, 130, "exit code of the first training")
+    train_ok(out, "--resume", "--stop-after", 1)
+
+    pipe = HERE / "pipe"
+    pipe.unlink(missing_ok=True)
+    os.mkfifo(pipe)
+    for what, path, word in (("a log in no directory", HERE / "none" / "log", "No such file"),
+                             ("a log that nobody reads", pipe, "nobody reads")):
+        for ranks in (1, 2):
+            unlogged = fresh("unlogged")
+            fails(c, what, train(unlogged, "--log", path, "--ranks", ranks, "--save-every", 1), [str(path), word])
+            c.equal(states_of(unlogged), [], f"{what}: states")
+
+    # A text that does not come keeps the opening waiting.
+    waits = recipe_with("waits", lambda r: (r.update(data={"hop": {"text": "pipe"}}), r.pop("curriculum"),
+                                            [s.update(seq_length=16) for s in r["stages"]]))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process = start(waits, "--out", fresh("waits"))
+        time.sleep(0.5)
+        c.check(process.poll() is None, "the opening does not wait")
+        process.send_signal(number)
+        try:
+            process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+        c.equal(process.returncode, -number, "exit code of a signal during the opening")
+
+    one = recipe_with("one-shard", lambda r: r.update(shards=1))
+    result = run_command(["mpirun", "--quiet", "--oversubscribe", "-n", 1, PROGRAM, "train", RECIPE, "--out", fresh("uneven"), ":",
+                          "-n", 1, PROGRAM, "train", one, "--out", fresh("uneven-1")], timeout=60)
+    fails(c, "a rank with too few shards", result, ["rank 1", "2 ranks for 1 shards"])
+    # A rank that is silent: rank 1 waits for its recipe, a pipe.
+    began = time.monotonic()
+    result = run_command(["mpirun", "--quiet", "--oversubscribe", "-n", 1, PROGRAM, "train", RECIPE, "--out", fresh("silent"),
+                          "--silence-limit", 2, ":", "-n", 1, PROGRAM, "train", waits, "--out", fresh("silent-1")], timeout=60)
+    c.check(result.code != 0 and not result.is_late and " 2 s" in result.err, f"a silent rank: {result}")
+    c.check(time.monotonic() - began < 45, "a silent rank is waited for too long")
 
 
 def survives_a_full_disk(c):
@@ -271,6 +346,7 @@ def looks_at_examples(c):
 def main():
     c = Checks("e2e_train")
     for test in (looks_at_examples, learns, same_bits, resumes, stops_at_signals, survives_kills, refuses_bad_input,
+                 begins_from, keeps_to_itself,
                  survives_a_full_disk):
         began = time.monotonic()
         c.attempt(test)
