@@ -12,10 +12,12 @@ import signal
 import subprocess
 import time
 
-from e2e_lib import DEMO, PROGRAM, ROOT, WORK, Checks, clean_environment, make_checkpoint, run, run_command, run_ok
+from e2e_lib import (DEMO, PROGRAM, ROOT, WORK, Checks, clean_environment, make_checkpoint, run, run_command, run_ok,
+                     stop_group)
 
 RECIPE = ROOT / "tests" / "data" / "train_tiny.json"
 HERE = WORK / "train"
+AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 # What a line of the log says about time, machine and place, not about the run.
 NOT_OF_THE_RUN = ("seconds", "cpu_seconds", "steps_per_s", "ranks", "threads", "file", "resumed_from")
 
@@ -247,7 +249,7 @@ def begins_from(c):
     c.equal(newest(parts), newest(whole), "state of a run from a state in two parts")
     wide = recipe_with("wide", lambda r: r["model"].update(intermediate_size=96))
     fails(c, "a state of another shape", train(fresh("from-wide"), *begin, recipe=wide), ["--init-from", state.name, "another model"])
-    model = HERE / "short" / "model" / "model.safetensors"
+    model = DEMO / "model.safetensors"
     fails(c, "a file that is no state", train(fresh("from-file"), "--init-from", model), ["--init-from", "not a training state"])
 
 
@@ -277,31 +279,51 @@ def keeps_to_itself(c):
             fails(c, what, train(unlogged, "--log", path, "--ranks", ranks, "--save-every", 1), [str(path), word])
             c.equal(states_of(unlogged), [], f"{what}: states")
 
-    # A text that does not come keeps the opening waiting.
-    waits = recipe_with("waits", lambda r: (r.update(data={"hop": {"text": "pipe"}}), r.pop("curriculum"),
+    # A text of 20 MB takes a second to read.
+    (HERE / "long.jsonl").write_text((json.dumps({"text": "abcdefgh " * 40}) + "\n") * 60000)
+    reads = recipe_with("reads", lambda r: (r.update(data={"hop": {"text": "long.jsonl"}}), r.pop("curriculum"),
                                             [s.update(seq_length=16) for s in r["stages"]]))
     for number in (signal.SIGTERM, signal.SIGINT):
-        process = start(waits, "--out", fresh("waits"))
-        time.sleep(0.5)
-        c.check(process.poll() is None, "the opening does not wait")
+        out = fresh("reads")
+        process = start(reads, "--out", out)
+        began = time.monotonic()
+        while not (out / "lock").exists() and time.monotonic() < began + 30:
+            time.sleep(0.001)
         process.send_signal(number)
-        try:
-            process.communicate(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+        process.communicate(timeout=30)
         c.equal(process.returncode, -number, "exit code of a signal during the opening")
+        c.equal(states_of(out), [], "states of a run that ended during its opening")
 
+
+def ranks_fail_together(c):
     one = recipe_with("one-shard", lambda r: r.update(shards=1))
-    result = run_command(["mpirun", "--quiet", "--oversubscribe", "-n", 1, PROGRAM, "train", RECIPE, "--out", fresh("uneven"), ":",
-                          "-n", 1, PROGRAM, "train", one, "--out", fresh("uneven-1")], timeout=60)
+    command = ["mpirun", "--quiet", "--oversubscribe"]
+    result = run_command([*command, "-n", 1, PROGRAM, "train", RECIPE, "--out", fresh("uneven"), ":",
+                          "-n", 1, PROGRAM, "train", one, "--out", fresh("uneven-1")], timeout=60, env=AS_ROOT)
     fails(c, "a rank with too few shards", result, ["rank 1", "2 ranks for 1 shards"])
-    # A rank that is silent: rank 1 waits for its recipe, a pipe.
+
+    out = fresh("silent")
+    job = subprocess.Popen([*command, "-n", "2", PROGRAM, "train", str(RECIPE), "--out", str(out), "--quiet", "--save-every", "1",
+                            "--silence-limit", "2"], stderr=subprocess.PIPE, text=True, env={**clean_environment(), **AS_ROOT},
+                           start_new_session=True)
     began = time.monotonic()
-    result = run_command(["mpirun", "--quiet", "--oversubscribe", "-n", 1, PROGRAM, "train", RECIPE, "--out", fresh("silent"),
-                          "--silence-limit", 2, ":", "-n", 1, PROGRAM, "train", waits, "--out", fresh("silent-1")], timeout=60)
-    c.check(result.code != 0 and not result.is_late and " 2 s" in result.err, f"a silent rank: {result}")
-    c.check(time.monotonic() - began < 45, "a silent rank is waited for too long")
+    while not states_of(out) and time.monotonic() < began + 30:
+        time.sleep(0.01)
+    first = int((out / "lock").read_text().split()[1])
+    stopped = [pid for pid in children_of(job.pid) if pid != first]
+    c.equal(len(stopped), 1, "other ranks")
+    os.kill(stopped[0], signal.SIGSTOP)
+    began = time.monotonic()
+    while lines_of(out)[-1]["type"] != "end" and time.monotonic() < began + 30:
+        time.sleep(0.1)
+    c.check("rank 1" in lines_of(out)[-1].get("reason", ""), f"a silent rank: the log ends with {lines_of(out)[-1]}")
+    c.check(time.monotonic() - began < 20, "a silent rank is waited for too long")
+    stop_group(job)
+    job.communicate()
+
+
+def children_of(pid):
+    return [int(word) for word in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def survives_a_full_disk(c):
@@ -346,7 +368,7 @@ def looks_at_examples(c):
 def main():
     c = Checks("e2e_train")
     for test in (looks_at_examples, learns, same_bits, resumes, stops_at_signals, survives_kills, refuses_bad_input,
-                 begins_from, keeps_to_itself,
+                 begins_from, keeps_to_itself, ranks_fail_together,
                  survives_a_full_disk):
         began = time.monotonic()
         c.attempt(test)
