@@ -341,7 +341,7 @@ int cli_train(int argc, char **argv, char **program_argv)
         {"init-from", 0, OPTION_STRING, &o->init_from, "PATH", NULL, 0, 0,
          "start from the weights of a model or state file", NULL},
         {"save-every", 0, OPTION_U64, &o->save_every, "N", NULL, 0, 0,
-         "steps between states (default 1000; 0: at the end)", NULL},
+         "steps between states (1000; 0: at the end)", NULL},
         {"keep", 0, OPTION_INT, &o->keep, "N", NULL, 1, 1000000, "states that stay (default 2)",
          NULL},
         {"stop-after", 0, OPTION_U64, &o->stop_after, "N", NULL, 0, 0,
