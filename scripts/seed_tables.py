@@ -193,6 +193,8 @@ def main():
         results = train_all(runs, options)
     except Failed as failure:
         sys.exit(f"seed_tables: {failure}")
+    except KeyboardInterrupt:
+        sys.exit("seed_tables: interrupted; the same command goes on from here")
     path = os.path.join(options.out, "tables.md")
     with open(path, "w", encoding="utf-8") as out:
         report.write_tables(tasks, runs, results, options.seed, out)

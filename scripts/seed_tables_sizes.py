@@ -40,7 +40,7 @@ REDUCED = {
 }
 
 # The paper's own sizes and steps. Its 1x12 addition model is not here: Carousel runs 8 loops at
-# most. i-GSM has the paper's modulus and depth; the facts published beside it leave its width open.
+# most. i-GSM has the paper's modulus and depth; its width and steps here are those of p-hop.
 FULL = {
     "addition": {
         "models": [(12, 1), (1, 1), (2, 6), (2, 1), (3, 4), (3, 1)],
