@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -17,18 +18,41 @@ import time
 import seed_tables_report as report
 import seed_tables_sizes as sizes
 
-PROBE_BATCH, PROBE_STEPS = 8, 3
+# The first step of an estimate does not count: it fetches its memory.
+PROBE_BATCH, PROBE_STEPS = 32, 4
 
 
 class Failed(Exception):
     """A program that did not do its part; the text says which and why."""
 
 
-def call(*command):
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise Failed(f"{' '.join(command)}\n{done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout
+class Programs:
+    """The programs under way, so that none outlives this one and writes beside the next."""
+
+    def __init__(self):
+        self.under_way, self.lock, self.is_over = set(), threading.Lock(), False
+
+    def call(self, *command):
+        """What it printed."""
+        with self.lock:
+            if self.is_over:
+                raise Failed("ended")
+            program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                       text=True)
+            self.under_way.add(program)
+        out, errors = program.communicate()
+        with self.lock:
+            self.under_way.discard(program)
+        if program.returncode != 0:
+            raise Failed(f"{' '.join(command)}\n{errors.strip() or out.strip()}")
+        return out
+
+    def end(self):
+        """Trainings save their state and stop; nothing starts after this."""
+        with self.lock:
+            self.is_over = True
+            for program in self.under_way:
+                program.terminate()
 
 
 def write_json(path, value):
@@ -48,49 +72,65 @@ def read_json(path):
 
 
 def read_log(path):
-    """The last report, with the sums over all of them that an estimate needs."""
-    last, rows = None, 0
+    """The last report, with what only all of them or the first say."""
+    first, last, rows = None, None, 0
     with open(path, encoding="utf-8") as lines:
         for line in lines:
             entry = json.loads(line)
             if entry["type"] == "report":
-                last, rows = entry, rows + entry["rows"]
+                first, last, rows = first or entry, entry, rows + entry["rows"]
     if last is None:
         raise Failed(f"{path} has no report")
     return {"loss": last["loss"], "cosines": last.get("looping"), "rows": rows,
-            "seconds": last["seconds"], "cpu_seconds": last["cpu_seconds"]}
+            "seconds": last["seconds"], "cpu_seconds": last["cpu_seconds"],
+            "cpu_seconds_after_first": last["cpu_seconds"] - first["cpu_seconds"]}
 
 
-def prepare(run, folder, seed):
+def folder_of(run, options):
+    return os.path.join(options.out, run.name)
+
+
+def is_prepared(run, options):
+    """Whether what lies in the run's folder is of this recipe and seed."""
+    wanted = {"recipe": run.recipe(), "seed": options.seed}
+    return read_json(os.path.join(folder_of(run, options), "wanted.json")) == wanted
+
+
+def prepare(run, options):
     """The run's folder, with its recipe; what another recipe or seed left there goes."""
-    recipe = run.recipe()
-    wanted = {"recipe": recipe, "seed": seed}
-    if read_json(os.path.join(folder, "wanted.json")) != wanted:
+    if not is_prepared(run, options):
+        folder, recipe = folder_of(run, options), run.recipe()
         shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(folder)
         write_json(os.path.join(folder, "recipe.json"), recipe)
-        write_json(os.path.join(folder, "wanted.json"), wanted)
+        write_json(os.path.join(folder, "wanted.json"), {"recipe": recipe, "seed": options.seed})
+
+
+def read_result(run, options):
+    """None where the run is not finished."""
+    result = read_json(os.path.join(folder_of(run, options), "result.json"))
+    is_it = result is not None and result["problems"] == options.problems
+    return result if is_it and is_prepared(run, options) else None
 
 
 def evaluate(run, model, options):
     knobs = ",".join(f"{name}={value}" for name, value in run.sizes["plan"][-1][0].items())
-    return json.loads(call(options.carousel, "eval", model, "--task", run.task, "--set", knobs,
-                           "--loops", str(run.loops), "--threads", "1", "--json",
-                           "-n", str(options.problems), "--seed", "1"))
+    return json.loads(options.programs.call(
+        options.carousel, "eval", model, "--task", run.task, "--set", knobs, "--loops",
+        str(run.loops), "--threads", "1", "--json", "-n", str(options.problems), "--seed", "1"))
 
 
 def train(run, options):
-    """Result of a run, from result.json where it is finished."""
-    folder = os.path.join(options.out, run.name)
-    result_path = os.path.join(folder, "result.json")
-    prepare(run, folder, options.seed)
-    result = read_json(result_path)
-    if result is not None and result["problems"] == options.problems:
+    """Result of a run, and whether it is a new one."""
+    folder, result = folder_of(run, options), read_result(run, options)
+    if result is not None:
         return result, False
+    prepare(run, options)
     begin = time.monotonic()
-    call(options.carousel, "train", os.path.join(folder, "recipe.json"), "--out", folder,
-         "--resume", "--threads", str(options.threads), "--seed", str(options.seed), "--quiet",
-         "--report-every", "100", "--save-every", "1000", "--keep", "1")
+    options.programs.call(
+        options.carousel, "train", os.path.join(folder, "recipe.json"), "--out", folder,
+        "--resume", "--threads", str(options.threads), "--seed", str(options.seed), "--quiet",
+        "--report-every", "100", "--save-every", "1000", "--keep", "1")
     model = os.path.join(folder, "model")
     log = read_log(os.path.join(folder, "log.jsonl"))
     scores = evaluate(run, model, options)
@@ -102,23 +142,24 @@ def train(run, options):
         "parameters": report.count_parameters(model),
         "weight_cosines": report.layer_cosines(model, run.layers, run.looping),
     }
-    write_json(result_path, result)
+    write_json(os.path.join(folder, "result.json"), result)
     return result, True
 
 
 def train_all(runs, options):
     """One line a run; the first failure ends the rest, what is finished stays."""
-    results, lock, begin = {}, threading.Lock(), time.monotonic()
+    n_done, lock, begin = 0, threading.Lock(), time.monotonic()
 
     def one(run):
+        nonlocal n_done
         result, is_new = train(run, options)
         with lock:
-            results[run.name] = result
+            n_done += 1
             hardest, score = result["levels"][-1]
             print(f"{run.name:28} {hardest} {100 * score:5.1f} %  all {100 * result['all']:5.1f} %"
                   f"  {result['cpu_seconds']:6.0f} CPU s  "
                   + (f"{result['wall_seconds']:6.0f} s" if is_new else "was finished")
-                  + f"  [{len(results)}/{len(runs)}, {(time.monotonic() - begin) / 60:.1f} min]",
+                  + f"  [{n_done}/{len(runs)}, {(time.monotonic() - begin) / 60:.1f} min]",
                   flush=True)
 
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
@@ -127,9 +168,9 @@ def train_all(runs, options):
             for future in concurrent.futures.as_completed(futures):
                 future.result()
         except BaseException:
+            options.programs.end()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    return results
 
 
 def estimate(runs, options):
@@ -144,10 +185,11 @@ def estimate(runs, options):
         recipe["stages"] = recipe["stages"][-1:]
         recipe["stages"][0].update(batch=PROBE_BATCH, steps=PROBE_STEPS, warmup=0)
         write_json(os.path.join(folder, "recipe.json"), recipe)
-        call(options.carousel, "train", os.path.join(folder, "recipe.json"), "--out", folder,
-             "--threads", "1", "--quiet", "--save-every", "0", "--report-every", "1")
+        options.programs.call(
+            options.carousel, "train", os.path.join(folder, "recipe.json"), "--out", folder,
+            "--threads", "1", "--quiet", "--save-every", "0", "--report-every", "1")
         log = read_log(os.path.join(folder, "log.jsonl"))
-        each = log["cpu_seconds"] / (PROBE_BATCH * PROBE_STEPS)
+        each = log["cpu_seconds_after_first"] / (PROBE_BATCH * (PROBE_STEPS - 1))
         hours = each * run.sizes["batch"] * run.steps() / 3600
         total += hours
         print(f"{run.name:28} {run.steps():7} {run.sizes['batch']:6} {1000 * each:14.2f}"
@@ -179,10 +221,17 @@ def parse_arguments():
     return options
 
 
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def main():
     options = parse_arguments()
+    options.programs = Programs()
+    signal.signal(signal.SIGTERM, interrupt)
     tasks = sizes.FULL if options.full else sizes.REDUCED
-    runs = [run for run in sizes.list_runs(tasks) if re.search(options.only, run.name)]
+    all_runs = sizes.list_runs(tasks)
+    runs = [run for run in all_runs if re.search(options.only, run.name)]
     if not runs:
         sys.exit(f"seed_tables: no run has a name like '{options.only}'")
     os.makedirs(options.out, exist_ok=True)
@@ -190,14 +239,16 @@ def main():
         if options.estimate:
             estimate(runs, options)
             return
-        results = train_all(runs, options)
+        train_all(runs, options)
     except Failed as failure:
         sys.exit(f"seed_tables: {failure}")
     except KeyboardInterrupt:
         sys.exit("seed_tables: interrupted; the same command goes on from here")
+    results = {run.name: read_result(run, options) for run in all_runs}
+    results = {name: result for name, result in results.items() if result is not None}
     path = os.path.join(options.out, "tables.md")
     with open(path, "w", encoding="utf-8") as out:
-        report.write_tables(tasks, runs, results, options.seed, out)
+        report.write_tables(tasks, results, options, out)
     print(f"the tables are in {path}")
 
 

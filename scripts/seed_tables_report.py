@@ -137,11 +137,12 @@ def write_looping(task, run_sizes, results, out):
               "\n\n")
 
 
-def write_tables(tasks, runs, results, seed, out):
-    cpu = sum(results[run.name]["cpu_seconds"] for run in runs)
-    out.write(f"Seed {seed}. {len(runs)} runs, {cpu / 60:.1f} CPU-minutes of training. Exact "
-              f"answers in per cent, on {results[runs[0].name]['problems']} problems of the test "
-              "split, every level equally often; \"published\" is the model of arXiv 2502.17416 in "
+def write_tables(tasks, results, options, out):
+    """results: of the finished runs, by name."""
+    cpu = sum(result["cpu_seconds"] for result in results.values())
+    out.write(f"Seed {options.seed}. {len(results)} runs, {cpu / 60:.1f} CPU-minutes of training. "
+              f"Exact answers in per cent, on {options.problems} problems of the test split, "
+              "every level equally often; \"published\" is the model of arXiv 2502.17416 in "
               "the same place, at that paper's sizes.\n\n")
     for task, run_sizes in tasks.items():
         write_task(task, run_sizes, results, out)

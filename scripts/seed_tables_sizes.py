@@ -17,8 +17,8 @@ REDUCED_MODELS = [(4, 1), (1, 4), (1, 1), (2, 2), (2, 1)]
 REDUCED = {
     "addition": {
         "models": REDUCED_MODELS, "d": 64, "heads": 2, "ffn": 192, "batch": 64, "lr": 1.5e-3,
-        "plan": [({"operands": 2, "digits": 2}, 800), ({"operands": 4, "digits": 2}, 3000),
-                 ({"operands": 4, "digits": 2}, 4000)],
+        "plan": [({"operands": 2, "digits": 1}, 200), ({"operands": 2, "digits": 2}, 800),
+                 ({"operands": 2, "digits": 3}, 1000), ({"operands": 2, "digits": 3}, 2500)],
         "looping": [],
     },
     "phop": {
@@ -32,9 +32,10 @@ REDUCED = {
     },
     "igsm": {
         "models": REDUCED_MODELS, "d": 64, "heads": 2, "ffn": 192, "batch": 16, "lr": 1.5e-3,
-        "plan": [({"variables": 4, "max_depth": 0, "operators": 1}, 4000),
-                 ({"variables": 4, "max_depth": 1, "operators": 1}, 4000),
-                 ({"variables": 5, "max_depth": 2, "operators": 1}, 6000)],
+        "plan": [({"variables": 4, "max_depth": 0, "operators": 1, "letters": 6}, 2500),
+                 ({"variables": 4, "max_depth": 1, "operators": 1, "letters": 6}, 3500),
+                 ({"variables": 5, "max_depth": 2, "operators": 1, "letters": 8}, 2000),
+                 ({"variables": 5, "max_depth": 2, "operators": 1, "letters": 8}, 5000)],
         "looping": [],
     },
 }
@@ -104,11 +105,11 @@ class Run:
 
 
 def list_runs(tasks):
-    """The longest first within a task, so that two at a time end together."""
-    runs = []
+    """Plain models first, of a task the longest first, so that two at a time end together."""
+    plain, regularised = [], []
     for task, sizes in tasks.items():
         of_task = [Run(task, sizes, k, loops) for k, loops in sizes["models"]]
+        plain += sorted(of_task, key=lambda run: -run.layers * run.loops)
         deepest = max(sizes["models"])
-        of_task += [Run(task, sizes, *deepest, looping) for looping in sizes["looping"]]
-        runs += sorted(of_task, key=lambda run: -run.layers * run.loops)
-    return runs
+        regularised += [Run(task, sizes, *deepest, looping) for looping in sizes["looping"]]
+    return plain + regularised
