@@ -3,5 +3,5 @@
 # Reduced sizes by default; --full: the paper's. --estimate: how long. --help: the rest.
 set -eu
 cd "$(dirname "$0")/.."
-[ -x build/carousel ] || make
+[ -x build/carousel ] || make build/carousel >&2
 exec /usr/bin/python3 scripts/seed_tables.py "$@"

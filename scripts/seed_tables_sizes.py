@@ -31,8 +31,8 @@ REDUCED = {
         "looping": [(1, 1), (1, 10), (2, 1), (2, 10)],
     },
     "igsm": {
-        "models": REDUCED_MODELS, "d": 64, "heads": 2, "ffn": 192, "batch": 16, "lr": 1.5e-3,
-        "plan": [({"variables": 4, "max_depth": 0, "operators": 1, "letters": 6}, 2500),
+        "models": REDUCED_MODELS, "d": 64, "heads": 2, "ffn": 384, "batch": 16, "lr": 1.5e-3,
+        "plan": [({"variables": 4, "max_depth": 0, "operators": 1, "letters": 6}, 2000),
                  ({"variables": 4, "max_depth": 1, "operators": 1, "letters": 6}, 3500),
                  ({"variables": 5, "max_depth": 2, "operators": 1, "letters": 8}, 2000),
                  ({"variables": 5, "max_depth": 2, "operators": 1, "letters": 8}, 5000)],
