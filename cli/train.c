@@ -79,8 +79,7 @@ static void train_on_report(void *user, const struct trainer_report *report)
     struct train *t = user;
     t->step = report->state->step;
     train_log_report(&t->log, report);
-    if (report->events != CURRICULUM_NONE)
-        train_screen_events(&t->screen, report);
+    train_screen_report(&t->screen, report);
     if (report->ends_window) {
         t->last = *report->sum;
         t->last_loops = report->state->loops;

@@ -1,4 +1,4 @@
-/* Prints what a recipe asks for, after a look whether its files are there. */
+/* Prints what a recipe asks for, and which of its files are not here. */
 #include "cli/train_check.h"
 
 #include "cli/train_report.h"
@@ -13,17 +13,38 @@
 
 enum { NAME_BYTES = 96 };
 
-static enum status check_file(const struct recipe *r, const char *what, const char *name,
-                              struct err *err)
+/* Calls visit for every file that the recipe names and that cannot be read here. A recipe may be
+ * looked at where its data is not; training then is an error. */
+static enum status visit_missing(const struct recipe *r,
+                                 void (*visit)(void *user, const char *what, const char *path,
+                                               const char *why),
+                                 void *user, struct err *err)
 {
     char path[PATH_MAX];
-    if (name[0] == '\0')
-        return STATUS_OK;
-    enum status status = recipe_file(r, name, path, sizeof path, err);
-    if (status == STATUS_OK && access(path, R_OK) != 0)
-        status = err_set(err, STATUS_NOT_FOUND, "the recipe's %s %s cannot be read: %s", what, path,
-                         strerror(errno));
-    return status;
+    for (int i = -1; i < r->n_data; i++) {
+        const char *name = i < 0 ? r->tokenizer : r->data[i].text;
+        if (name[0] == '\0' || (i >= 0 && r->data[i].task != NULL))
+            continue;
+        enum status status = recipe_file(r, name, path, sizeof path, err);
+        if (status != STATUS_OK)
+            return status;
+        if (access(path, R_OK) != 0)
+            visit(user, i < 0 ? "tokenizer" : "text", path, strerror(errno));
+    }
+    return STATUS_OK;
+}
+
+static void print_missing(void *user, const char *what, const char *path, const char *why)
+{
+    (void)user;
+    printf("not here yet: the %s %s: %s\n", what, path, why);
+}
+
+static void add_missing(void *user, const char *what, const char *path, const char *why)
+{
+    (void)what;
+    (void)why;
+    json_array_append_new(user, json_string(path));
 }
 
 static const char *objective_name(enum recipe_objective objective)
@@ -75,7 +96,8 @@ static enum status print_json(const struct recipe *r, struct err *err)
         json_pack("{s:s, s:s, s:I, s:I, s:i}", "recipe", r->name, "fingerprint", fingerprint,
                   "parameters", (json_int_t)config_count_parameters(&r->config), "steps",
                   (json_int_t)recipe_total_steps(r), "shards", r->shards);
-    json_t *levels = json_array(), *stages = json_array();
+    json_t *levels = json_array(), *stages = json_array(), *missing = json_array();
+    enum status status = visit_missing(r, add_missing, missing, err);
     for (int i = 0; i < recipe_n_levels(r); i++) {
         train_level_name(r, i, name, sizeof name);
         json_array_append_new(levels, json_string(name));
@@ -91,8 +113,13 @@ static enum status print_json(const struct recipe *r, struct err *err)
     }
     json_object_set_new(o, "levels", levels);
     json_object_set_new(o, "stages", stages);
+    json_object_set_new(o, "missing_files", missing);
     char *text = json_dumps(o, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
     json_decref(o);
+    if (status != STATUS_OK) {
+        free(text);
+        return status;
+    }
     if (text == NULL)
         return err_set(err, STATUS_NO_MEMORY, "no memory for the recipe as JSON");
     printf("%s\n", text);
@@ -102,14 +129,8 @@ static enum status print_json(const struct recipe *r, struct err *err)
 
 enum status train_check(const struct recipe *r, bool as_json, struct err *err)
 {
-    enum status status = check_file(r, "tokenizer", r->tokenizer, err);
-    for (int i = 0; i < r->n_data && status == STATUS_OK; i++)
-        if (r->data[i].task == NULL)
-            status = check_file(r, "text", r->data[i].text, err);
-    if (status != STATUS_OK)
-        return status;
     if (as_json)
         return print_json(r, err);
     print_text(r);
-    return STATUS_OK;
+    return visit_missing(r, print_missing, NULL, err);
 }

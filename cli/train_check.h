@@ -7,8 +7,8 @@
 
 #include <stdbool.h>
 
-/* Prints the recipe's model, sources, stages and curriculum to stdout, as text or one JSON object.
- * STATUS_NOT_FOUND when a file it names cannot be read. */
+/* Prints the recipe's model, sources, stages and curriculum to stdout, as text or one JSON object;
+ * files it names that cannot be read are listed, not an error. */
 enum status train_check(const struct recipe *r, bool as_json, struct err *err);
 
 #endif

@@ -8,6 +8,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { NAME_BYTES = 96 };
@@ -61,10 +62,14 @@ static enum status keep_lines(struct train_log *log, FILE *from, FILE *to, uint6
     return has_failed ? STATUS_IO : STATUS_OK;
 }
 
-/* log->file stands behind the lines kept; false: there is no log to take up. */
+/* log->file stands behind the lines kept; false: there is no log to take up. A device or a pipe has
+ * none, and the rename would put a file in its place: in that of /dev/null, for root. */
 static bool log_take_up(struct train_log *log, uint64_t step)
 {
     char path[PATH_MAX];
+    struct stat info;
+    if (stat(log->path, &info) != 0 || !S_ISREG(info.st_mode))
+        return false;
     FILE *from = fopen(log->path, "r");
     if (from == NULL)
         return false;

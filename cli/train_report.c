@@ -227,7 +227,8 @@ int train_format_screen(const struct recipe *r, const struct trainer_report *rep
     const struct curriculum_state *s = report->state;
     char line[1024];
     size_t n = 0, at = 0;
-    int n_lines = 3, n_levels = recipe_n_levels(r);
+    int n_lines = 2, n_levels = recipe_n_levels(r);
+    bool has_head = false;
     out[0] = line[0] = '\0';
     format_bar(r, s, t, line, sizeof line, &at);
     add(line, sizeof line, &at, "  ");
@@ -240,21 +241,24 @@ int train_format_screen(const struct recipe *r, const struct trainer_report *rep
         per_sequence(report->sum->loss, report), (double)report->lr, (double)report->grad_norm,
         s->loops);
     add_cut(out, cap_bytes, &n, line, t->columns);
-    at = 0;
     train_format_knobs(r, s, line + 2, sizeof line - 2);
-    line[0] = line[1] = ' ';
-    add_cut(out, cap_bytes, &n, line, t->columns);
+    if (line[2] != '\0') {
+        line[0] = line[1] = ' ';
+        add_cut(out, cap_bytes, &n, line, t->columns);
+        n_lines++;
+    }
 
     at = 0;
     add(line, sizeof line, &at, "  %-14s", "% right");
     for (int loop = 0; loop < s->loops; loop++)
         add(line, sizeof line, &at, " loop %d", loop + 1);
-    for (int i = 0; i < n_levels && n_lines < max_lines; i++) {
+    for (int i = 0; i < n_levels && n_lines + !has_head < max_lines; i++) {
         if (report->sum->n[i] <= 0)
             continue;
-        if (n_lines == 3) {
+        if (!has_head) {
             add_cut(out, cap_bytes, &n, line, t->columns);
             n_lines++;
+            has_head = true;
         }
         format_level(r, report, i, t, line, sizeof line);
         add_cut(out, cap_bytes, &n, line, t->columns);
@@ -306,13 +310,18 @@ static void measure_rate(struct train_screen *s, const struct trainer_report *re
     }
 }
 
-void train_screen_step(struct train_screen *s, const struct trainer_report *report)
+void train_screen_step(struct train_screen *s, const struct trainer_report *step)
 {
     char text[SCREEN_BYTES];
-    measure_rate(s, report);
-    /* A window that has just begun has nothing to show. */
-    if (s->is_quiet || report->seconds < s->next_s || report->n_steps == 0)
+    measure_rate(s, step);
+    if (s->is_quiet || step->seconds < s->next_s)
         return;
+    struct trainer_report both = *step;
+    struct metrics sum = s->before;
+    for (int i = 0; i < METRICS_FLOATS; i++)
+        ((float *)&sum)[i] += ((const float *)step->sum)[i];
+    both.sum = &sum;
+    const struct trainer_report *report = &both;
     s->next_s = report->seconds + (s->is_matrix ? redraw_s : line_s);
     if (s->is_matrix) {
         int n = train_format_screen(s->recipe, report, s->steps_per_s, &s->terminal, screen_lines(),
@@ -327,10 +336,15 @@ void train_screen_step(struct train_screen *s, const struct trainer_report *repo
     fflush(stderr);
 }
 
-void train_screen_events(struct train_screen *s, const struct trainer_report *report)
+void train_screen_report(struct train_screen *s, const struct trainer_report *report)
 {
     char text[1024];
-    if (s->is_quiet)
+    /* What was right before a move says little about what is asked after it. */
+    if (report->events != CURRICULUM_NONE)
+        s->before = (struct metrics){0};
+    else if (report->ends_window)
+        s->before = *report->sum;
+    if (s->is_quiet || report->events == CURRICULUM_NONE)
         return;
     train_format_events(s->recipe, report, text, sizeof text);
     train_screen_clear(s);

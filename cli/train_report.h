@@ -32,6 +32,9 @@ struct train_screen {
     const struct recipe *recipe;
     struct terminal terminal;
     bool is_quiet, is_matrix;
+    /* The window before, shown together with the present one: a few steps alone would jump about.
+     */
+    struct metrics before;
     int n_shown; /* lines of the matrix that stand on the screen */
     double next_s;
     double mark_s; /* the rate is counted from here */
@@ -42,7 +45,8 @@ struct train_screen {
 void train_screen_init(struct train_screen *s, const struct recipe *r, bool is_quiet);
 /* Call after every step: it looks at report->seconds. */
 void train_screen_step(struct train_screen *s, const struct trainer_report *report);
-void train_screen_events(struct train_screen *s, const struct trainer_report *report);
+/* Call at every report, before the step. */
+void train_screen_report(struct train_screen *s, const struct trainer_report *report);
 /* Takes the matrix off the screen. */
 void train_screen_clear(struct train_screen *s);
 

@@ -24,6 +24,8 @@ want clang clang --version
 clang_major=$(clang -dumpversion 2>/dev/null | cut -d. -f1)
 [ -n "$clang_major" ] || clang_major=$(apt-cache depends clang 2>/dev/null | sed -n 's/.*clang-\([0-9]*\)$/\1/p' | head -n 1)
 want "libclang-rt-${clang_major:-14}-dev" sh -c 'ls /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-x86_64.a || ls /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a'
+# Only the pictures need it: scripts/setup.sh plots
+[ "${1:-}" != plots ] || want python3-matplotlib /usr/bin/python3 -c 'import matplotlib'
 [ -z "$need" ] && exit 0
 
 echo "setup: missing packages:$need"

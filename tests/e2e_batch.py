@@ -88,9 +88,9 @@ def test_demo_prompts(c):
 
 def test_equals_generate(c):
     out = output("same.jsonl")
-    body = {"max_tokens": 6, "ignore_eos": True, "temperature": 0.9, "top_k": 8, "seed": 11,
+    body = {"max_tokens": 6, "ignore_eos": True, "temperature": 20.0, "top_k": 8, "seed": 11,
             "loops": {"mode": "exact", "exit_threshold": 0.3, "min": 2}, "return_token_ids": True}
-    options = ["--max-tokens", "6", "--ignore-eos", "--temperature", "0.9", "--top-k", "8",
+    options = ["--max-tokens", "6", "--ignore-eos", "--temperature", "20.0", "--top-k", "8",
                "--exit", "exact", "--exit-threshold", "0.3", "--min-loops", "2"]
     prompts = [p["prompt"] for p in PROMPTS[100:103]]
     lines = [{"custom_id": f"p{i}", "method": "POST", "url": "/v1/completions",

@@ -5,6 +5,7 @@ the last good state in place.
 import hashlib
 import json
 import os
+import pathlib
 import random
 import shutil
 import signal
@@ -215,11 +216,14 @@ def refuses_bad_input(c):
                              "--kv-heads", 1, "--vocab", 60, "--loops", 2, "--max-positions", 128, "--dtype", "f32")
     fails(c, "another vocabulary", train(fresh("init"), "--init-from", larger), ["--init-from", "vocabulary", "49", "60"])
 
-    explodes = recipe_with("explodes", lambda r: (r["stages"][0].update(lr=10, warmup=0), r["optimizer"].update(clip=1e9)))
+    # Weight decay of more than 1/lr doubles the weights at every step.
+    explodes = recipe_with("explodes", lambda r: (r["stages"][0].update(lr=10, warmup=0),
+                                                  r["optimizer"].update(clip=1e9, weight_decay=0.3)))
     for ranks in (1, 2):
         exploded = fresh("explodes")
-        result = train(exploded, "--save-every", 5, "--ranks", ranks, recipe=explodes)
-        fails(c, f"a loss that is not finite on {ranks} ranks", result, ["not finite", "the last good state is"])
+        result = train(exploded, "--save-every", 2, "--ranks", ranks, recipe=explodes)
+        fails(c, f"a loss that is not finite on {ranks} ranks", result, ["the last good state is"])
+        c.check("not finite" in result.err or "nan" in result.err, f"no word of the numbers: {result.err}")
         states = states_of(exploded)
         c.check(states and states[-1] in result.err, f"the message names no state of {states}: {result.err}")
         c.equal(lines_of(exploded)[-1]["type"], "end", "last line of the log of a failed run")
@@ -245,9 +249,29 @@ def survives_a_full_disk(c):
     c.equal(newest(out), newest(whole), "state after a cut one was replaced")
 
 
+def looks_at_examples(c):
+    """Every recipe that comes with the program can be looked at, also where its data is not; training then says so."""
+    recipes = sorted((ROOT / "train" / "recipes").glob("*.json"))
+    c.check(len(recipes) >= 3, f"recipes: {recipes}")
+    for recipe in recipes:
+        found = run_ok("train", "--check", recipe, "--json").json()
+        c.check(found["parameters"] > 0 and found["stages"], f"{recipe.name}: --check says {found}")
+        c.check(all(not pathlib.Path(name).exists() for name in found["missing_files"]), f"{recipe.name}: {found}")
+        shown = run_ok("train", "--check", recipe).out
+        c.equal(shown.count("not here yet"), len(found["missing_files"]), f"{recipe.name}: files not here")
+        if found["missing_files"]:
+            result = run("train", recipe, "--out", fresh("example"))
+            # The large one has no room for its gradients on most machines, which is noticed first.
+            says = any(words in result.err for words in (found["missing_files"][0], "no memory for"))
+            c.check(result.code == 1 and says and result.err.count("\n") == 1, f"{recipe.name}: {result.err!r}")
+    names = {recipe.name for recipe in recipes}
+    c.check({"demo.json", "ouro-1.4b.json"} <= names, f"recipes: {names}")
+
+
 def main():
     c = Checks("e2e_train")
-    for test in (learns, same_bits, resumes, stops_at_signals, survives_kills, refuses_bad_input, survives_a_full_disk):
+    for test in (looks_at_examples, learns, same_bits, resumes, stops_at_signals, survives_kills, refuses_bad_input,
+                 survives_a_full_disk):
         began = time.monotonic()
         c.attempt(test)
         c.note(f"{test.__name__}: {time.monotonic() - began:.1f} s")

@@ -37,7 +37,7 @@ static int first_bad_row(const struct pass *p, int last, int *loop)
 enum status pass_fault(const struct pass *p, int t, int i, struct err *err)
 {
     static const char advice[] =
-        "go back to the last saved state with a lower learning rate or a smaller clip";
+        "start anew with a lower learning rate or a smaller clip in the recipe";
     int loop, row = first_bad_row(p, t, &loop), sequence = 0;
     if (row < 0) {
         bool is_gate = isfinite(p->loops[t].ce[i]);
