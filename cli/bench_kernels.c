@@ -311,7 +311,7 @@ static int bench_parse(struct bench *b, int argc, char **argv)
         {"quick", 0, OPTION_FLAG, &b->is_quick, NULL, NULL, 0, 0, "half the memory, fewer repeats",
          NULL},
         {"training", 0, OPTION_FLAG, &b->is_training, NULL, NULL, 0, 0,
-         "the kernels of `carousel train` instead, on one thread", NULL},
+         "the kernels of training, on one thread", NULL},
     };
     static const char *const levels[] = {"auto", "portable", "avx2", "avx512", "amx"};
     const struct option_group group = {own, sizeof own / sizeof own[0]};

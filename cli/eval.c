@@ -15,9 +15,8 @@
 
 static const char usage[] =
     "usage: carousel eval [MODEL] --task hop,chain [options]\n"
-    "Asks fresh problems of the tasks, teacher forced through the engine at all loops, and\n"
-    "reports exact answers per difficulty at every fixed loop, and accuracy against mean\n"
-    "loops over the exit thresholds.";
+    "Asks fresh problems of the tasks at all loops of the engine: exact answers per\n"
+    "difficulty and loop, and accuracy against mean loops over the exit thresholds.";
 
 struct eval_options {
     const char *tasks, *knobs, *thresholds, *save;
@@ -232,18 +231,18 @@ int cli_eval(int argc, char **argv, char **program_argv)
     session_options_init(&so);
     const struct option_spec own[] = {
         {"task", 0, OPTION_STRING, &o.tasks, "NAMES", NULL, 0, 0,
-         "hop, chain, addition, phop, igsm; several: hop,chain", NULL},
+         "of hop, chain, addition, phop, igsm: hop,chain", NULL},
         {"set", 0, OPTION_STRING, &o.knobs, "KNOBS", NULL, 0, 0,
-         "of the tasks: letters=14,hop.max_hops=3 (default: the full task)", NULL},
+         "of the tasks: letters=14,hop.max_hops=3", NULL},
         {"n", 'n', OPTION_INT, &o.n, "N", NULL, 1, INT32_MAX,
          "problems, every difficulty equally often (1000)", NULL},
         {"seed", 0, OPTION_U64, &o.seed, "N", NULL, 0, 0, "of the problems (1)", NULL},
         {"split", 0, OPTION_CHOICE, &o.split, NULL, "test|validation|train", 0, 0,
-         "which contexts: never trained on, or the trainer's own", NULL},
+         "contexts: test and validation never train", NULL},
         {"thresholds", 'q', OPTION_STRING, &o.thresholds, "Q,Q,..", NULL, 0, 0,
          "exit thresholds (default 0.1 .. 1)", NULL},
         {"save", 0, OPTION_STRING, &o.save, "FILE", NULL, 0, 0,
-         "write the problems as JSON lines: prompt, answer, task, level", NULL},
+         "write the problems, a JSON line each", NULL},
         {"only-save", 0, OPTION_FLAG, &o.only_saves, NULL, NULL, 0, 0,
          "write the problems and ask no model", NULL},
         {"json", 0, OPTION_FLAG, &o.as_json, NULL, NULL, 0, 0, "print one JSON object", NULL},

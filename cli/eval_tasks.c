@@ -55,7 +55,8 @@ static enum status set_knob(struct eval_tasks *t, char *word, struct err *err)
     bool is_found = false;
     for (int i = 0; i < t->n_tasks; i++) {
         const struct task *task = t->tasks[i].task;
-        if (dot != NULL && strncmp(word, task->name, (size_t)(dot - word)) != 0)
+        size_t n_name = dot != NULL ? (size_t)(dot - word) : 0;
+        if (dot != NULL && (strlen(task->name) != n_name || strncmp(word, task->name, n_name) != 0))
             continue;
         int k = task_knob_find(task, name);
         if (k < 0)

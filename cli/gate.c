@@ -208,6 +208,12 @@ static enum status check_options(const struct gate_options *o, bool has_both, st
         return err_set(err, STATUS_INVALID, "no texts; give --data FILE (- for standard input)");
     if (o->out == NULL)
         return err_set(err, STATUS_INVALID, "no place for the results; give --out DIR");
+    /* Noticed now and not after a run over all texts. */
+    if (o->validation == NULL && !(o->holdout > 0 && o->holdout < 1))
+        return err_set(err, STATUS_INVALID,
+                       "--holdout %g leaves no texts to fit on or none to judge by; give a share "
+                       "between 0 and 1, or a --validation file",
+                       o->holdout);
     if (has_both)
         return err_set(err, STATUS_INVALID, "--steps and --epochs: give one of them");
     return STATUS_OK;

@@ -47,13 +47,15 @@ struct train {
 /* ---- what the trainer tells -------------------------------------------------------------------
  */
 
-static void train_on_start(void *user, const struct trainer_start *start)
+static enum status train_on_start(void *user, const struct trainer_start *start, struct err *err)
 {
     struct train *t = user;
     t->step = start->step;
     train_log_open(&t->log, t->log_path, t->recipe, t->options.seed, start);
+    if (t->log.status != STATUS_OK)
+        return err_set(err, t->log.status, "%s", t->log.err.message);
     if (t->is_quiet)
-        return;
+        return STATUS_OK;
     fprintf(stderr, "train: %s, %zu parameters, seed %llu, %d rank%s of %d thread%s, %s\n",
             t->recipe->name, start->n_parameters, (unsigned long long)t->options.seed,
             start->n_ranks, start->n_ranks == 1 ? "" : "s", start->n_threads,
@@ -63,6 +65,7 @@ static void train_on_start(void *user, const struct trainer_start *start)
                 start->resumed_from);
     else if (t->options.resume_if_any)
         fprintf(stderr, "train: %s has no state yet: starts at step 0\n", t->options.out_dir);
+    return STATUS_OK;
 }
 
 static void train_on_step(void *user, const struct trainer_report *report)
@@ -113,14 +116,25 @@ static bool train_should_stop(void *user)
     return t->signal != 0 || t->log.status != STATUS_OK;
 }
 
-/* Both stay pending until train_should_stop looks; threads inherit this. */
-static void hold_signals(void)
+static void set_signals(int how)
 {
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGTERM);
-    sigprocmask(SIG_BLOCK, &set, NULL);
+    sigprocmask(how, &set, NULL);
+}
+
+/* Both stay pending until train_should_stop looks; threads inherit this. */
+static void train_on_opened(void *user)
+{
+    (void)user;
+    set_signals(SIG_BLOCK);
+}
+
+/* An error of write is told; it does not end the process. */
+static void ignore_signals(void)
+{
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a file limit is an error of write, as a full disk is */
 }
@@ -220,10 +234,6 @@ static enum status take_arguments(struct train *t, const struct options_result *
                        args->positionals[1]);
     if (o->out_dir == NULL && !t->wants_check)
         return err_set(err, STATUS_INVALID, "no --out DIR to write states and the model to");
-    if (o->resume != NULL && o->init_from != NULL)
-        return err_set(err, STATUS_INVALID,
-                       "--resume-from and --init-from both say where the weights come from; give "
-                       "one");
     if (o->out_dir != NULL && t->log_path == NULL) {
         int n =
             snprintf(t->default_log_path, sizeof t->default_log_path, "%s/log.jsonl", o->out_dir);
@@ -266,7 +276,8 @@ static int run(struct train *t, const char *recipe_path, char **program_argv)
     }
     if (!is_rank && t->n_ranks > 1)
         return become_mpirun(t, program_argv);
-    hold_signals();
+    ignore_signals();
+    set_signals(SIG_BLOCK); /* the transport's threads inherit it */
     struct transport *transport = NULL;
     if (is_rank) {
         struct err why = {0};
@@ -284,13 +295,15 @@ static int run(struct train *t, const char *recipe_path, char **program_argv)
     if (t->options.n_threads == 0)
         t->options.n_threads = host_n_cores() / n_local > 0 ? host_n_cores() / n_local : 1;
     train_screen_init(&t->screen, t->recipe, t->is_quiet || rank > 0);
-    struct trainer_listener listener = {.should_stop = train_should_stop, .user = t};
+    struct trainer_listener listener = {
+        .on_opened = train_on_opened, .should_stop = train_should_stop, .user = t};
     if (rank == 0) {
         listener.on_start = train_on_start;
         listener.on_step = train_on_step;
         listener.on_report = train_on_report;
         listener.on_saved = train_on_saved;
     }
+    set_signals(SIG_UNBLOCK); /* a run that is not yet open has nothing to save: it just ends */
     status = trainer_run(&t->options, &listener, &is_finished, &err);
     int code = end(t, status, is_finished, rank, &err);
     transport_destroy(transport);
@@ -307,8 +320,12 @@ int cli_train(int argc, char **argv, char **program_argv)
         return cli_fail("train", &err);
     }
     struct trainer_options *o = &t->options;
-    *o = (struct trainer_options){
-        .recipe = t->recipe, .seed = 1, .keep = 2, .save_every = 1000, .report_every = 100};
+    *o = (struct trainer_options){.recipe = t->recipe,
+                                  .seed = 1,
+                                  .keep = 2,
+                                  .save_every = 1000,
+                                  .report_every = 100,
+                                  .silence_limit_s = 600};
     const struct option_spec specs[] = {
         {"out", 'o', OPTION_STRING, &o->out_dir, "DIR", NULL, 0, 0,
          "states, log.jsonl and at the end the model", NULL},
@@ -321,10 +338,10 @@ int cli_train(int argc, char **argv, char **program_argv)
          "go on from DIR's newest state, if it has one", NULL},
         {"resume-from", 0, OPTION_STRING, &o->resume, "PATH", NULL, 0, 0,
          "go on from this state file, or directory", NULL},
-        {"init-from", 0, OPTION_STRING, &o->init_from, "MODEL", NULL, 0, 0,
-         "start from a model's weights", NULL},
+        {"init-from", 0, OPTION_STRING, &o->init_from, "PATH", NULL, 0, 0,
+         "start from the weights of a model or state file", NULL},
         {"save-every", 0, OPTION_U64, &o->save_every, "N", NULL, 0, 0,
-         "steps between states (default 1000; 0: at the end)", NULL},
+         "steps between states (1000; 0: at the end)", NULL},
         {"keep", 0, OPTION_INT, &o->keep, "N", NULL, 1, 1000000, "states that stay (default 2)",
          NULL},
         {"stop-after", 0, OPTION_U64, &o->stop_after, "N", NULL, 0, 0,
@@ -335,6 +352,8 @@ int cli_train(int argc, char **argv, char **program_argv)
          "JSON lines (default DIR/log.jsonl)", NULL},
         {"isa", 0, OPTION_STRING, &o->isa, "LEVEL", NULL, 0, 0,
          "portable, avx2, avx512 (default: rank 0's best)", NULL},
+        {"silence-limit", 0, OPTION_INT, &o->silence_limit_s, "S", NULL, 1, 1000000,
+         "seconds a rank may be silent (default 600)", NULL},
         {"check", 0, OPTION_FLAG, &t->wants_check, NULL, NULL, 0, 0,
          "print what the recipe asks for, and end", NULL},
         {"json", 0, OPTION_FLAG, &t->as_json, NULL, NULL, 0, 0, "the summary as one JSON object",

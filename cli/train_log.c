@@ -4,6 +4,7 @@
 #include "cli/train_report.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -89,6 +90,27 @@ static bool log_take_up(struct train_log *log, uint64_t step)
     return true;
 }
 
+/* A pipe that nobody reads is an error at once: plain opening would wait for a reader. */
+static FILE *log_create(struct train_log *log, const char *path)
+{
+    struct stat info;
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_CLOEXEC, 0666);
+    if (fd < 0 && errno == ENXIO && stat(path, &info) == 0 && S_ISFIFO(info.st_mode)) {
+        log->status = err_set(&log->err, STATUS_IO,
+                              "cannot write the log %s: it is a pipe that nobody reads", path);
+        return NULL;
+    }
+    int flags = fd >= 0 ? fcntl(fd, F_GETFL) : -1;
+    FILE *file =
+        flags >= 0 && fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) == 0 ? fdopen(fd, "w") : NULL;
+    if (file == NULL) {
+        log_fail(log, errno);
+        if (fd >= 0)
+            close(fd);
+    }
+    return file;
+}
+
 /* ---- lines ------------------------------------------------------------------------------------
  */
 
@@ -117,11 +139,9 @@ void train_log_open(struct train_log *log, const char *path, const struct recipe
     *log = (struct train_log){.recipe = recipe, .path = path};
     bool is_taken_up = start->resumed_from != NULL && log_take_up(log, start->step);
     if (!is_taken_up)
-        log->file = fopen(path, "w");
-    if (log->file == NULL) {
-        log_fail(log, errno);
+        log->file = log_create(log, path);
+    if (log->file == NULL)
         return;
-    }
     snprintf(fingerprint, sizeof fingerprint, "%016llx",
              (unsigned long long)recipe_fingerprint(recipe));
     json_t *o =

@@ -256,8 +256,8 @@ def test_bad_input(checks, model, data):
         (["--label", "best", "--data", data], 2, "past|next|future"),
         (["--data", PLACE / "none.jsonl"], 1, "No such file"),
         (["--loops", 1, "--data", data], 1, "there is nothing for a gate to decide"),
-        (["--holdout", 1, "--data", data], 1, "has no text to fit on"),
-        (["--holdout", 0, "--data", data], 1, "is held out"),
+        (["--holdout", 1, "--data", data], 2, "--holdout 1 leaves no texts"),
+        (["--holdout", 0, "--data", data], 2, "--holdout 0 leaves no texts"),
         (["--lr", 1000, "--data", data, "--out", "/proc/none"], 1, "cannot make /proc/none"),
     ]
     lines = [

@@ -12,10 +12,12 @@ import signal
 import subprocess
 import time
 
-from e2e_lib import DEMO, PROGRAM, ROOT, WORK, Checks, clean_environment, make_checkpoint, run, run_command, run_ok
+from e2e_lib import (DEMO, PROGRAM, ROOT, WORK, Checks, clean_environment, make_checkpoint, run, run_command, run_ok,
+                     stop_group)
 
 RECIPE = ROOT / "tests" / "data" / "train_tiny.json"
 HERE = WORK / "train"
+AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 # What a line of the log says about time, machine and place, not about the run.
 NOT_OF_THE_RUN = ("seconds", "cpu_seconds", "steps_per_s", "ranks", "threads", "file", "resumed_from")
 
@@ -222,11 +224,106 @@ def refuses_bad_input(c):
     for ranks in (1, 2):
         exploded = fresh("explodes")
         result = train(exploded, "--save-every", 2, "--ranks", ranks, recipe=explodes)
-        fails(c, f"a loss that is not finite on {ranks} ranks", result, ["the last good state is"])
+        fails(c, f"a loss that is not finite on {ranks} ranks", result, ["the newest state is", "--init-from STATE"])
         c.check("not finite" in result.err or "nan" in result.err, f"no word of the numbers: {result.err}")
         states = states_of(exploded)
         c.check(states and states[-1] in result.err, f"the message names no state of {states}: {result.err}")
         c.equal(lines_of(exploded)[-1]["type"], "end", "last line of the log of a failed run")
+
+
+def begins_from(c):
+    """--init-from takes a model and a state, and is part of what a run is."""
+    old = fresh("from-old")
+    train_ok(old, "--stop-after", 30)
+    state = old / "state-000000030.safetensors"
+    slower = recipe_with("slower", lambda r: r["stages"][0].update(lr=1e-4))
+    whole, parts = fresh("from-whole"), fresh("from-parts")
+    begin = ("--init-from", state)
+    train_ok(whole, "--stop-after", 20, *begin, recipe=slower)
+    train_ok(parts, "--stop-after", 10, *begin, recipe=slower)
+    before = {p.name: digest(p) for p in parts.glob("state-*.safetensors")}
+    for what, args in (("without it", ()), ("from another", ("--init-from", whole / "state-000000020.safetensors"))):
+        fails(c, f"a resume {what}", train(parts, "--resume", *args, recipe=slower),
+              ["state-000000010", "another recipe", "--init-from"], parts, before)
+    train_ok(parts, "--stop-after", 10, "--resume", *begin, "--ranks", 2, recipe=slower)
+    c.equal(newest(parts), newest(whole), "state of a run from a state in two parts")
+    wide = recipe_with("wide", lambda r: r["model"].update(intermediate_size=96))
+    fails(c, "a state of another shape", train(fresh("from-wide"), *begin, recipe=wide), ["--init-from", state.name, "another model"])
+    model = DEMO / "model.safetensors"
+    fails(c, "a file that is no state", train(fresh("from-file"), "--init-from", model), ["--init-from", "not a training state"])
+
+
+def keeps_to_itself(c):
+    """One training a directory; logs that cannot be opened; signals before the first step."""
+    def start(*args):
+        return subprocess.Popen([PROGRAM, "train", *map(str, args)], stderr=subprocess.PIPE, text=True, env=clean_environment())
+
+    out = fresh("locked")
+    first = start(RECIPE, "--out", out, "--quiet", "--save-every", 1)
+    began = time.monotonic()
+    while not states_of(out) and time.monotonic() < began + 30:
+        time.sleep(0.01)
+    fails(c, "a directory that is in use", train(out, "--resume"), ["another training", f"pid {first.pid}", str(out)])
+    first.terminate()
+    first.communicate(timeout=30)
+    c.equal(first.returncode, 130, "exit code of the first training")
+    train_ok(out, "--resume", "--stop-after", 1)
+
+    pipe = HERE / "pipe"
+    pipe.unlink(missing_ok=True)
+    os.mkfifo(pipe)
+    for what, path, word in (("a log in no directory", HERE / "none" / "log", "No such file"),
+                             ("a log that nobody reads", pipe, "nobody reads")):
+        for ranks in (1, 2):
+            unlogged = fresh("unlogged")
+            fails(c, what, train(unlogged, "--log", path, "--ranks", ranks, "--save-every", 1), [str(path), word])
+            c.equal(states_of(unlogged), [], f"{what}: states")
+
+    # A text of 20 MB takes a second to read.
+    (HERE / "long.jsonl").write_text((json.dumps({"text": "abcdefgh " * 40}) + "\n") * 60000)
+    reads = recipe_with("reads", lambda r: (r.update(data={"hop": {"text": "long.jsonl"}}), r.pop("curriculum"),
+                                            [s.update(seq_length=16) for s in r["stages"]]))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        out = fresh("reads")
+        process = start(reads, "--out", out)
+        began = time.monotonic()
+        while not (out / "lock").exists() and time.monotonic() < began + 30:
+            time.sleep(0.001)
+        process.send_signal(number)
+        process.communicate(timeout=30)
+        c.equal(process.returncode, -number, "exit code of a signal during the opening")
+        c.equal(states_of(out), [], "states of a run that ended during its opening")
+
+
+def ranks_fail_together(c):
+    one = recipe_with("one-shard", lambda r: r.update(shards=1))
+    command = ["mpirun", "--quiet", "--oversubscribe"]
+    result = run_command([*command, "-n", 1, PROGRAM, "train", RECIPE, "--out", fresh("uneven"), ":",
+                          "-n", 1, PROGRAM, "train", one, "--out", fresh("uneven-1")], timeout=60, env=AS_ROOT)
+    fails(c, "a rank with too few shards", result, ["rank 1", "2 ranks for 1 shards"])
+
+    out = fresh("silent")
+    job = subprocess.Popen([*command, "-n", "2", PROGRAM, "train", str(RECIPE), "--out", str(out), "--quiet", "--save-every", "1",
+                            "--silence-limit", "2"], stderr=subprocess.PIPE, text=True, env={**clean_environment(), **AS_ROOT},
+                           start_new_session=True)
+    began = time.monotonic()
+    while not states_of(out) and time.monotonic() < began + 30:
+        time.sleep(0.01)
+    first = int((out / "lock").read_text().split()[1])
+    stopped = [pid for pid in children_of(job.pid) if pid != first]
+    c.equal(len(stopped), 1, "other ranks")
+    os.kill(stopped[0], signal.SIGSTOP)
+    began = time.monotonic()
+    while lines_of(out)[-1]["type"] != "end" and time.monotonic() < began + 30:
+        time.sleep(0.1)
+    c.check("rank 1" in lines_of(out)[-1].get("reason", ""), f"a silent rank: the log ends with {lines_of(out)[-1]}")
+    c.check(time.monotonic() - began < 20, "a silent rank is waited for too long")
+    stop_group(job)
+    job.communicate()
+
+
+def children_of(pid):
+    return [int(word) for word in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def survives_a_full_disk(c):
@@ -271,6 +368,7 @@ def looks_at_examples(c):
 def main():
     c = Checks("e2e_train")
     for test in (looks_at_examples, learns, same_bits, resumes, stops_at_signals, survives_kills, refuses_bad_input,
+                 begins_from, keeps_to_itself, ranks_fail_together,
                  survives_a_full_disk):
         began = time.monotonic()
         c.attempt(test)

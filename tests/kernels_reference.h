@@ -115,6 +115,9 @@ static const float guard_value = 12345.678f;
 
 static inline float *guarded_floats(size_t n)
 {
+    /* Says to the compiler, too, that a test's sizes are no negative numbers. */
+    if (n > ((size_t)1 << 40))
+        abort();
     float *all = malloc((n + 2 * GUARD_FLOATS) * sizeof *all);
     assert_non_null(all);
     for (size_t i = 0; i < n + 2 * GUARD_FLOATS; i++)

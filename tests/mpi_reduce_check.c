@@ -113,6 +113,8 @@ static enum status check_loss(struct reduce *r, struct transport *t, int leaver,
     if (status == STATUS_OK || strstr(found.message, expected) == NULL)
         return err_set(err, STATUS_INTERNAL, "expected \"%s\", found %s: %s", expected,
                        status_name(status), found.message);
+    printf("rank %d saw it\n", t->rank);
+    fflush(stdout);
     return STATUS_OK;
 }
 

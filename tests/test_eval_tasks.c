@@ -66,6 +66,8 @@ static void test_eval_tasks_name_what_is_wrong(void **state)
         {"hop,hop", NULL, "'hop' is named twice"},
         {"hop", "leters=3", "no task here has a knob 'leters'; there are hop."},
         {"hop", "chain.letters=3", "no task here has a knob 'chain.letters'"},
+        {"hop", "h.letters=4", "no task here has a knob 'h.letters'"},
+        {"hop", ".letters=4", "no task here has a knob '.letters'"},
         {"hop", "letters", "'letters' is not KNOB=NUMBER"},
         {"hop", "letters=", "'' is not a whole number"},
         {"hop", "letters=9x", "'9x' is not a whole number"},

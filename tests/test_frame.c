@@ -94,7 +94,7 @@ static void test_frame_layout(void **state)
     (void)state;
     unsigned char b[TOTAL];
     make_bundle(b);
-    assert_memory_equal(b, "CRSL\x01\x00\x01\x00\x03\x00\x00\x00\x02\x00\x00\x00", 16);
+    assert_memory_equal(b, "CRSL\x02\x00\x01\x00\x03\x00\x00\x00\x02\x00\x00\x00", 16);
     assert_int_equal(wire_load_u64(b + 16), TOTAL);
     assert_memory_equal(b + FIRST, "FRAM\x01\x00\x00\x00\x09\x00\x00\x00\x00\x00\x00\x00", 16);
     assert_int_equal(wire_load_u32(b + SECOND + 16), 998);
@@ -237,9 +237,9 @@ static void test_frame_each_field_is_checked(void **state)
         const char *what;
     } cases[] = {
         {0, 0, 0x4c535244u, "not a carousel rank"},
-        {0, 4, 0x00010002u, "protocol version 2, this build speaks 1"},
-        {0, 4, 0x00030001u, "message kind 3"},
-        {0, 4, 0x00020001u, "where a bundle (1) was expected"},
+        {0, 4, 0x00010003u, "protocol version 3, this build speaks 2"},
+        {0, 4, 0x00030002u, "message kind 3"},
+        {0, 4, 0x00020002u, "where a bundle (1) was expected"},
         {0, 8, 4, "bundle flags 0x4"},
         {0, 12, 3, "bundle says 3 frames in 220 bytes"},
         {0, 12, 1, "112 bytes follow the bundle's last frame"},

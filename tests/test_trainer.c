@@ -95,9 +95,11 @@ struct run {
     uint64_t n_asked;
 };
 
-static void on_start(void *user, const struct trainer_start *start)
+static enum status on_start(void *user, const struct trainer_start *start, struct err *err)
 {
+    (void)err;
     ((struct run *)user)->start_step = start->step;
+    return STATUS_OK;
 }
 
 static void on_report(void *user, const struct trainer_report *report)
@@ -147,7 +149,7 @@ static void *run_main(void *arg)
 {
     struct run *run = arg;
     run->listener =
-        (struct trainer_listener){on_start, on_step, on_report, on_saved, should_stop, run};
+        (struct trainer_listener){NULL, on_start, on_step, on_report, on_saved, should_stop, run};
     run->status = trainer_run(&run->options, &run->listener, &run->is_finished, &run->err);
     return NULL;
 }

@@ -1,4 +1,5 @@
-/* What one step counts, as floats that add up exactly: it travels at the end of the gradient. */
+/* What one step counts, as floats: it travels at the end of the gradient. Counts add up exactly
+ * up to 2^24. */
 #ifndef TRAIN_METRICS_H
 #define TRAIN_METRICS_H
 

@@ -44,8 +44,7 @@ void optimizer_reset(struct optimizer *o, const struct params *p)
 
 static enum status fail_not_finite(const struct params *p, const float *grads, struct err *err)
 {
-    static const char advice[] = "the training has diverged: start anew with a lower learning rate "
-                                 "or a smaller clip in the recipe";
+    static const char advice[] = "the training has diverged: " OPTIMIZER_ADVICE;
     for (size_t i = 0; i < p->n_tensors; i++) {
         const struct params_tensor *t = &p->tensors[i];
         const size_t n = (size_t)t->rows * (size_t)t->cols;

@@ -6,6 +6,11 @@
 #include "train/params.h"
 #include "train/recipe.h"
 
+/* What to do about a loss or gradient that is not finite: the same run would come to it again. */
+#define OPTIMIZER_ADVICE                                                                           \
+    "start a new run from an earlier state (--init-from STATE) with a lower learning rate or a "   \
+    "smaller clip"
+
 struct optimizer {
     uint64_t step; /* taken since the moments were zero */
     float *m, *v;  /* [n_values] */

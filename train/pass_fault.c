@@ -1,4 +1,5 @@
 /* Says where a loss that is not finite began. */
+#include "train/optimizer.h"
 #include "train/pass_parts.h"
 
 #include <math.h>
@@ -36,8 +37,7 @@ static int first_bad_row(const struct pass *p, int last, int *loop)
 
 enum status pass_fault(const struct pass *p, int t, int i, struct err *err)
 {
-    static const char advice[] =
-        "start anew with a lower learning rate or a smaller clip in the recipe";
+    static const char advice[] = OPTIMIZER_ADVICE;
     int loop, row = first_bad_row(p, t, &loop), sequence = 0;
     if (row < 0) {
         bool is_gate = isfinite(p->loops[t].ce[i]);

@@ -29,6 +29,11 @@ enum status train_state_newest(const char *dir, char *path, size_t cap_bytes, st
 enum status train_state_load(const char *path, uint64_t seed, uint64_t recipe_fingerprint,
                              struct train_state_head *head, struct params *p, struct optimizer *o,
                              struct err *err);
+/* The values alone, for a new run of any recipe and seed whose model has the state's shapes.
+ * *content is the hash of all the file holds. STATUS_CORRUPT, STATUS_MISMATCH; outputs are written
+ * on success only. */
+enum status train_state_load_values(const char *path, struct params *p, uint64_t *content,
+                                    struct err *err);
 /* The trained model as a Hugging Face directory: config.json, model.safetensors (fp32), tokenizer
  * files (the tasks' or a copy of `tokenizer`). Each file atomically. */
 enum status train_state_export(const char *dir, const struct params *p, const char *tokenizer,

@@ -151,11 +151,11 @@ static enum status find_tensor(const struct safetensors *file, const char *path,
     return STATUS_OK;
 }
 
-/* Checks all tensors, and copies them when `is_copying`. */
+/* Checks all tensors, and copies them when `is_copying`; o may be NULL when not. */
 static enum status visit_tensors(const struct safetensors *file, const char *path, bool is_copying,
                                  struct params *p, struct optimizer *o, struct err *err)
 {
-    float *const to[] = {p->values, o->m, o->v};
+    float *const to[] = {p->values, o != NULL ? o->m : NULL, o != NULL ? o->v : NULL};
     static const char *const prefixes[] = {"", TRAIN_STATE_M, TRAIN_STATE_V};
     for (size_t i = 0; i < p->n_tensors; i++) {
         const struct params_tensor *t = &p->tensors[i];
@@ -175,6 +175,29 @@ static enum status visit_tensors(const struct safetensors *file, const char *pat
                        "state of another model",
                        path, safetensors_count(file), 3 * p->n_tensors);
     return STATUS_OK;
+}
+
+enum status train_state_load_values(const char *path, struct params *p, uint64_t *content,
+                                    struct err *err)
+{
+    struct safetensors *file = NULL;
+    struct numbers numbers;
+    enum status status = open_whole(path, &file, &numbers, err);
+    if (status != STATUS_OK)
+        return status;
+    /* A visit that copies nothing checks all names and shapes, the moments' too. */
+    status = visit_tensors(file, path, false, p, NULL, err);
+    for (size_t i = 0; i < p->n_tensors && status == STATUS_OK; i++) {
+        const struct params_tensor *t = &p->tensors[i];
+        const float *data = NULL;
+        status = find_tensor(file, path, "", t, &data, err);
+        if (status == STATUS_OK)
+            memcpy(p->values + t->offset, data, (size_t)t->rows * (size_t)t->cols * sizeof(float));
+    }
+    if (status == STATUS_OK)
+        *content = numbers.content_hash;
+    safetensors_close(file);
+    return status;
 }
 
 enum status train_state_load(const char *path, uint64_t seed, uint64_t recipe_fingerprint,
@@ -199,8 +222,8 @@ enum status train_state_load(const char *path, uint64_t seed, uint64_t recipe_fi
     if (status == STATUS_OK && numbers.recipe != recipe_fingerprint)
         status = err_set(err, STATUS_MISMATCH,
                          "%s was trained with another recipe (hash %016" PRIx64
-                         ", this one has %016" PRIx64 "); resume with that one, or take its model "
-                         "as the start of a new run",
+                         ", this one has %016" PRIx64 "); resume with that one (and the same "
+                         "--init-from), or start a new run from this state: --init-from STATE",
                          path, numbers.recipe, recipe_fingerprint);
     if (status == STATUS_OK)
         status = train_state_parse_curriculum(file, path, &curriculum, err);

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 static double cpu_now_s(void)
 {
@@ -100,16 +101,22 @@ static enum status trainer_open(struct trainer *t, struct err *err)
         status = trainer_connect(t, err);
     if (status == STATUS_OK && t->rank == 0)
         status = trainer_make_directory(t->options->out_dir, err);
+    if (status == STATUS_OK && t->rank == 0)
+        status = trainer_lock(t, err);
     if (status == STATUS_OK)
         status = open_texts(t, err);
     if (status == STATUS_OK)
         status = trainer_agree(t, err);
     if (status == STATUS_OK)
         status = open_looped(t, err);
+    if (status == STATUS_OK && t->rank == 0 && t->options->init_from != NULL)
+        status = trainer_open_init(t, err);
     if (status == STATUS_OK && t->rank == 0)
         status = trainer_restore(t, err);
     if (status == STATUS_OK)
         status = trainer_share(t, err);
+    if (status == STATUS_OK && t->listener->on_opened != NULL)
+        t->listener->on_opened(t->listener->user);
     return status == STATUS_OK && !t->state.is_finished ? open_threads(t, err) : status;
 }
 
@@ -124,6 +131,8 @@ static void trainer_close(struct trainer *t)
     reduce_destroy(t->reduce);
     optimizer_free(&t->optimizer);
     params_destroy(t->params);
+    if (t->lock >= 0)
+        close(t->lock);
     free(t);
 }
 
@@ -138,7 +147,7 @@ static void add_counts(struct metrics *sum, const struct metrics *counts)
         to[i] += from[i];
 }
 
-static void tell_start(const struct trainer *t)
+static enum status tell_start(const struct trainer *t, struct err *err)
 {
     struct trainer_start start = {.step = t->state.step,
                                   .resumed_from = t->last_state[0] != '\0' ? t->last_state : NULL,
@@ -146,8 +155,9 @@ static void tell_start(const struct trainer *t)
                                   .n_ranks = t->n_ranks,
                                   .n_threads = t->n_threads,
                                   .isa = t->ops->name};
-    if (t->rank == 0 && t->listener->on_start != NULL)
-        t->listener->on_start(t->listener->user, &start);
+    return t->rank == 0 && t->listener->on_start != NULL
+               ? t->listener->on_start(t->listener->user, &start, err)
+               : STATUS_OK;
 }
 
 static void tell_step(struct trainer *t, struct trainer_report *report, bool ends_window)
@@ -224,8 +234,8 @@ static enum status trainer_step(struct trainer *t, struct trainer_report *report
     return status;
 }
 
-/* Says what the user can do; the message stays one line. A loss that is not finite would come again:
- * what goes on is the same to the last bit. */
+/* Says what the user can do; the message stays one line. A loss that is not finite would come
+ * again: what goes on is the same to the last bit. */
 static enum status add_way_on(const struct trainer *t, enum status status, struct err *err)
 {
     struct err first = *err;
@@ -233,8 +243,12 @@ static enum status add_way_on(const struct trainer *t, enum status status, struc
     if (t->last_state[0] == '\0')
         return err_set(err, status, "step %llu: %s; no state was saved before (--save-every N)",
                        step, first.message);
-    return err_set(err, status, "step %llu: %s; the last good state is %s%s", step, first.message,
-                   t->last_state, status == STATUS_CORRUPT ? "" : ": go on with --resume");
+    /* Another rank's failure comes with its message but not with its code. */
+    if (status == STATUS_CORRUPT || strstr(first.message, OPTIMIZER_ADVICE) != NULL)
+        return err_set(err, status, "step %llu: %s; the newest state is %s", step, first.message,
+                       t->last_state);
+    return err_set(err, status, "step %llu: %s; the last good state is %s: go on with --resume",
+                   step, first.message, t->last_state);
 }
 
 static enum status trainer_loop(struct trainer *t, bool *finished, struct err *err)
@@ -281,19 +295,20 @@ enum status trainer_run(const struct trainer_options *options,
     t->recipe = options->recipe;
     t->rank = options->transport != NULL ? options->transport->rank : 0;
     t->n_ranks = options->transport != NULL ? options->transport->n_ranks : 1;
+    t->lock = -1;
     t->begin_ns = host_now_ns();
     t->begin_cpu_s = cpu_now_s();
     bool is_through = false;
     enum status status = trainer_open(t, &own);
-    if (status == STATUS_OK) {
-        tell_start(t);
+    if (status == STATUS_OK)
+        status = tell_start(t, &own);
+    if (status == STATUS_OK)
         status = trainer_loop(t, &is_through, &own);
-    }
     if (status == STATUS_OK)
         *finished = is_through;
     else if (t->reduce != NULL)
         reduce_fail(t->reduce, &own);
-    else if (options->transport != NULL && status != STATUS_INVALID)
+    else if (options->transport != NULL)
         trainer_decline(options->transport, &own);
     trainer_close(t);
     return status == STATUS_OK ? STATUS_OK : err_set(err, own.code, "%s", own.message);

@@ -15,10 +15,12 @@
 
 struct trainer_options {
     const struct recipe *recipe;
-    const char *out_dir;   /* made when missing; rank 0 alone reads and writes it */
-    const char *resume;    /* NULL: start; a state file, or a directory: its newest */
-    bool resume_if_any;    /* resume NULL: go on with out_dir's newest state where there is one */
-    const char *init_from; /* NULL, or a model directory to start the weights from */
+    const char *out_dir; /* made when missing; rank 0 alone reads and writes it */
+    const char *resume;  /* NULL: start; a state file, or a directory: its newest */
+    bool resume_if_any;  /* resume NULL: go on with out_dir's newest state where there is one */
+    /* NULL, or a model directory or state file to start the weights from. Its content is part of
+     * what the run is: a resume needs it again. Rank 0 reads it. */
+    const char *init_from;
     uint64_t seed;
     int n_threads;
     const char *isa;
@@ -26,6 +28,7 @@ struct trainer_options {
     int keep;            /* state files that stay */
     uint64_t stop_after; /* steps of this process, 0: all (a job with a time limit) */
     uint64_t report_every;
+    int silence_limit_s;         /* how long a rank may be silent; 0: reduce's own */
     struct transport *transport; /* NULL: one rank */
 };
 
@@ -52,10 +55,12 @@ struct trainer_report {
     double seconds;            /* wall time of this process so far */
     double cpu_seconds;        /* likewise, this rank's threads */
 };
-/* Called on rank 0 only, but for should_stop, which every rank asks after every step: when any
- * says yes, all stop after the next one. Each may be NULL. */
+/* Called on rank 0 only, but for on_opened, which every rank calls when all is read and before it
+ * makes threads, and should_stop, which every rank asks after every step: when any says yes, all
+ * stop after the next one. Nothing is trained when on_start fails. Each may be NULL. */
 struct trainer_listener {
-    void (*on_start)(void *user, const struct trainer_start *start);
+    void (*on_opened)(void *user);
+    enum status (*on_start)(void *user, const struct trainer_start *start, struct err *err);
     void (*on_step)(void *user, const struct trainer_report *report);
     void (*on_report)(void *user, const struct trainer_report *report);
     void (*on_saved)(void *user, const char *path);

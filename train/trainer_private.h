@@ -35,7 +35,9 @@ struct trainer {
     struct recipe *of_stage; /* a copy with the present stage's weight decay, for the optimiser */
     /* What rank 0 has said, for all. */
     uint64_t seed, stop_after;
-    uint64_t fingerprint; /* of the recipe and of the texts it names */
+    uint64_t fingerprint;  /* of the recipe and of the texts it names; rank 0: and of init_from */
+    uint64_t init_content; /* rank 0: of init_from when it was first read; 0: not yet */
+    int lock;              /* rank 0: out_dir/lock; -1: none */
     const struct grad_ops *ops;
 
     uint8_t first_loops[METRICS_MAX_LEVELS]; /* where a level's targets begin to count */
@@ -95,6 +97,10 @@ enum status trainer_share(struct trainer *t, struct err *err);
 
 /* out_dir, with the directories above it. */
 enum status trainer_make_directory(const char *path, struct err *err);
+/* Rank 0: keeps out_dir for this process until trainer_close. STATUS_INVALID names the other. */
+enum status trainer_lock(struct trainer *t, struct err *err);
+/* Rank 0: reads init_from's weights, and adds its content to the fingerprint. */
+enum status trainer_open_init(struct trainer *t, struct err *err);
 /* Rank 0: fills values, moments and curriculum from a state, a model or the seed. */
 enum status trainer_restore(struct trainer *t, struct err *err);
 /* Fresh values for this attempt (all ranks draw alike), or those of init_from (rank 0 reads). */

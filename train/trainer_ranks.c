@@ -7,6 +7,7 @@
 #include <string.h>
 
 /* A message of the transport is bounded, and a rank should not hold a second copy of all values. */
+#define NS_PER_S UINT64_C(1000000000)
 enum { SHARE_CHUNK_BYTES = 1 << 26, HOST_BYTES = 64 };
 
 struct trainer_plan {
@@ -39,6 +40,8 @@ enum status trainer_connect(struct trainer *t, struct err *err)
     t->n_floats = t->params->n_values + METRICS_FLOATS + 1;
     status =
         reduce_create(t->options->transport, any, t->recipe->shards, t->n_floats, &t->reduce, err);
+    if (status == STATUS_OK && t->options->silence_limit_s > 0)
+        reduce_set_deadline(t->reduce, (uint64_t)t->options->silence_limit_s * NS_PER_S);
     t->first_shard = reduce_first_shard(t->recipe->shards, t->n_ranks, t->rank);
     t->end_shard = reduce_first_shard(t->recipe->shards, t->n_ranks, t->rank + 1);
     return status;

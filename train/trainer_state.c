@@ -1,16 +1,20 @@
 /* What a training run finds and leaves on disk: its beginning, its states, the model. */
 #include "train/trainer_private.h"
 
+#include "cluster/host.h"
 #include "model/checkpoint.h"
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
-enum { STREAM_VALUES = -2 };
+enum { STREAM_VALUES = -2, STREAM_INIT = -3, LOCK_BYTES = 160 };
 
 enum status trainer_make_directory(const char *path, struct err *err)
 {
@@ -37,7 +41,7 @@ enum status trainer_make_directory(const char *path, struct err *err)
 /* ---- fresh values -----------------------------------------------------------------------------
  */
 
-static enum status load_model(struct trainer *t, struct err *err)
+static enum status load_model(struct trainer *t, uint64_t *content, struct err *err)
 {
     struct checkpoint *checkpoint;
     enum status status =
@@ -50,10 +54,45 @@ static enum status load_model(struct trainer *t, struct err *err)
                          "--init-from: %s has a vocabulary of %d tokens, the recipe one of %d: "
                          "start from a model with the recipe's tokenizer",
                          t->options->init_from, n_theirs, n_ours);
-    else if (params_load(t->params, checkpoint, err) != STATUS_OK)
-        status = err_wrap(err, "--init-from %s", t->options->init_from);
+    else if ((status = params_load(t->params, checkpoint, err)) != STATUS_OK)
+        err_wrap(err, "--init-from %s", t->options->init_from);
+    else
+        *content = checkpoint->fingerprint;
     checkpoint_close(checkpoint);
     return status;
+}
+
+/* The weights of init_from: a directory is a model's, anything else a state file. */
+static enum status load_init(struct trainer *t, struct err *err)
+{
+    const char *path = t->options->init_from;
+    struct stat st;
+    uint64_t content = 0;
+    enum status status;
+    if (stat(path, &st) == 0 && !S_ISDIR(st.st_mode)) {
+        status = train_state_load_values(path, t->params, &content, err);
+        if (status != STATUS_OK)
+            err_wrap(err, "--init-from");
+    } else {
+        status = load_model(t, &content, err);
+    }
+    if (status != STATUS_OK)
+        return status;
+    if (t->init_content != 0 && content != t->init_content)
+        return err_set(err, STATUS_MISMATCH,
+                       "--init-from: %s is not the one that the run began with any more", path);
+    t->init_content = content;
+    return STATUS_OK;
+}
+
+enum status trainer_open_init(struct trainer *t, struct err *err)
+{
+    enum status status = load_init(t, err);
+    if (status != STATUS_OK)
+        return status;
+    struct random mix = random_of(t->fingerprint, t->init_content, (uint64_t)STREAM_INIT);
+    t->fingerprint = random_bits(&mix);
+    return STATUS_OK;
 }
 
 enum status trainer_fresh_values(struct trainer *t, struct err *err)
@@ -61,7 +100,43 @@ enum status trainer_fresh_values(struct trainer *t, struct err *err)
     struct random r = random_of(t->seed, (uint64_t)t->state.attempt, (uint64_t)STREAM_VALUES);
     optimizer_reset(&t->optimizer, t->params);
     params_draw(t->params, &t->recipe->init, random_bits(&r));
-    return t->options->init_from != NULL && t->rank == 0 ? load_model(t, err) : STATUS_OK;
+    return t->options->init_from != NULL && t->rank == 0 ? load_init(t, err) : STATUS_OK;
+}
+
+/* ---- one run a directory ----------------------------------------------------------------------
+ */
+
+/* The file stays: removing it would let two processes hold two files of the same name. */
+enum status trainer_lock(struct trainer *t, struct err *err)
+{
+    char path[PATH_MAX], holder[LOCK_BYTES], host[LOCK_BYTES / 2];
+    const char *dir = t->options->out_dir;
+    int n = snprintf(path, sizeof path, "%s/lock", dir);
+    if (n < 0 || (size_t)n >= sizeof path)
+        return err_set(err, STATUS_INVALID, "--out: the path is too long");
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (fd < 0)
+        return err_set(err, STATUS_IO, "cannot open %s: %s", path, strerror(errno));
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+        int why = errno;
+        ssize_t n_read = why == EWOULDBLOCK ? read(fd, holder, sizeof holder - 1) : 0;
+        holder[n_read > 0 ? n_read : 0] = '\0';
+        holder[strcspn(holder, "\n")] = '\0';
+        close(fd);
+        /* A file system without locks protects nothing, and is no reason not to train. */
+        return why == EWOULDBLOCK
+                   ? err_set(err, STATUS_INVALID,
+                             "another training (%s) is writing to %s: wait for its end, or choose "
+                             "another --out",
+                             holder[0] != '\0' ? holder : "of an unknown process", dir)
+                   : STATUS_OK;
+    }
+    t->lock = fd;
+    host_name(host, sizeof host);
+    n = snprintf(holder, sizeof holder, "pid %ld on %s\n", (long)getpid(), host);
+    if (ftruncate(fd, 0) != 0 || write(fd, holder, (size_t)n) != n)
+        return err_set(err, STATUS_IO, "cannot write %s: %s", path, strerror(errno));
+    return STATUS_OK;
 }
 
 /* ---- states -----------------------------------------------------------------------------------
