@@ -260,6 +260,35 @@ static void test_task_igsm_hides_the_order_and_has_distractors(void **state)
     sequence_rows_free(&f.s);
 }
 
+/* Names come from the first letters, from as many as there are variables at least. */
+static void test_task_igsm_letters_close_the_alphabet(void **state)
+{
+    static const struct {
+        int letters, variables, n_names;
+    } cases[] = {{5, 4, 5}, {12, 4, 12}, {2, 7, 7}, {26, 4, 26}};
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct fixture f;
+        bool is_used[26] = {false};
+        int n_names = 0;
+        begin(&f, "igsm");
+        set(&f, "letters", cases[i].letters);
+        set(&f, "variables", cases[i].variables);
+        for (uint64_t k = 0; k < 300; k++) {
+            draw(&f, k);
+            for (const char *c = f.context; *c != '\0'; c++)
+                if (*c >= 'a' && *c <= 'z')
+                    is_used[*c - 'a'] = true;
+        }
+        for (int c = 0; c < 26; c++) {
+            assert_true(!is_used[c] || c < cases[i].n_names);
+            n_names += is_used[c];
+        }
+        assert_int_equal(n_names, cases[i].n_names);
+        sequence_rows_free(&f.s);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -270,6 +299,7 @@ int main(void)
         cmocka_unit_test(test_task_addition_mixes_counts_and_fixes_the_width),
         cmocka_unit_test(test_task_phop_fits_its_hops_into_any_length),
         cmocka_unit_test(test_task_igsm_hides_the_order_and_has_distractors),
+        cmocka_unit_test(test_task_igsm_letters_close_the_alphabet),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,7 +4,7 @@
 
 #include <stdio.h>
 
-enum { VARIABLES, MAX_DEPTH, OPERATORS, BRANCHES };
+enum { VARIABLES, MAX_DEPTH, OPERATORS, BRANCHES, LETTERS };
 enum { ALPHABET = 26, MIN_VARIABLES = 2, MODULUS = 7 };
 
 /* Variables 0 .. n - 1, each defined by earlier ones; the text has them in another order. */
@@ -76,9 +76,10 @@ static void draw(const int *knobs, struct random *r, struct graph *g)
     int fewest = (knobs[VARIABLES] + 1) / 2;
     fewest = fewest < MIN_VARIABLES ? MIN_VARIABLES : fewest;
     g->n = fewest + random_below(r, knobs[VARIABLES] - fewest + 1);
-    for (int i = 0; i < ALPHABET; i++)
+    int n_letters = knobs[LETTERS] > knobs[VARIABLES] ? knobs[LETTERS] : knobs[VARIABLES];
+    for (int i = 0; i < n_letters; i++)
         pool[i] = i;
-    random_shuffle(r, pool, ALPHABET);
+    random_shuffle(r, pool, n_letters);
     for (int i = 0; i < g->n; i++) {
         int parent = -1;
         g->name[i] = pool[i];
@@ -165,12 +166,14 @@ static enum status problem(const int *knobs, enum task_split split, int level, s
 const struct task task_igsm = {
     .name = "igsm",
     .help = "the value of a variable, mod 7, through a graph of definitions in any order",
-    .n_knobs = 4,
+    .n_knobs = 5,
     .knobs = {[VARIABLES] = {"variables", "definitions: half of this to this many", MIN_VARIABLES,
                              ALPHABET, 12},
               [MAX_DEPTH] = {"max_depth", "variables on the way to a digit, at most", 0, 8, 4},
               [OPERATORS] = {"operators", "1: +, 2: + and -, 3: + - and *", 1, 3, 3},
-              [BRANCHES] = {"branches", "queries of a training sequence", 1, ALPHABET, ALPHABET}},
+              [BRANCHES] = {"branches", "queries of a training sequence", 1, ALPHABET, ALPHABET},
+              [LETTERS] = {"letters", "letters in use, from a on; as many as variables at least",
+                           MIN_VARIABLES, ALPHABET, ALPHABET}},
     .n_levels = n_levels,
     .level_name = level_name,
     .first_loop = task_steps_of_level,
