@@ -1,16 +1,10 @@
 /* chain: definitions in order, each a digit or from one variable before it, `g=0 v=g+8;v?`. */
-#include "train/task_parts.h"
+#include "train/task_variables.h"
 
 #include <stdio.h>
 
 enum { MAX_DEFINITIONS, MAX_DEPTH, OPERATORS, LETTERS };
-enum { MIN_DEFINITIONS = 2, ALPHABET = 26, MODULUS = 10 };
-
-struct program {
-    int n;
-    int name[ALPHABET], value[ALPHABET], depth[ALPHABET];
-    struct task_text text;
-};
+enum { MIN_DEFINITIONS = 2, ALPHABET = TASK_MAX_VARIABLES, MODULUS = 10 };
 
 static int most_definitions(const int *knobs)
 {
@@ -34,7 +28,8 @@ static int max_rows(const int *knobs)
 }
 
 /* x=y+k, x=y-k, x=y*k; mod 10. */
-static void define_from(struct program *p, int i, int parent, int n_operators, struct random *r)
+static void define_from(struct task_variables *p, int i, int parent, int n_operators,
+                        struct random *r)
 {
     char op = "+-*"[random_below(r, n_operators)];
     int k = op == '*' ? 2 + random_below(r, 8) : 1 + random_below(r, 9);
@@ -49,7 +44,7 @@ static void define_from(struct program *p, int i, int parent, int n_operators, s
 
 /* Four of five definitions want a parent, two thirds of those the variable just before: chains grow
  * deep while most programs stay short. A parent at the depth limit is none. */
-static void draw(const int *knobs, struct random *r, struct program *p)
+static void draw(const int *knobs, struct random *r, struct task_variables *p)
 {
     int pool[ALPHABET];
     p->n = MIN_DEFINITIONS + random_below(r, most_definitions(knobs) - MIN_DEFINITIONS + 1);
@@ -75,59 +70,24 @@ static void draw(const int *knobs, struct random *r, struct program *p)
     }
 }
 
+static const struct task_variables_source source = {
+    .task = &task_chain, .advice = "max_definitions or letters", .draw = draw};
+
 /* One branch a variable. */
 static enum status train(const int *knobs, struct random *r, int first_level,
                          struct sequence_rows *out, struct err *err)
 {
-    struct program p;
-    int draws = 0;
-    do {
-        if (draws++ == TASK_MAX_DRAWS)
-            return task_no_context(&task_chain, TASK_TRAIN, "letters", err);
-        draw(knobs, r, &p);
-    } while (!task_text_is_of(&p.text, TASK_TRAIN));
-
-    enum status status = task_rows_prefix(out, &p.text, err);
-    for (int i = 0; i < p.n && status == STATUS_OK; i++) {
-        char answer[2] = {(char)('0' + p.value[i]), '\0'};
-        sequence_rows_branch(out);
-        status = task_rows_symbol(out, task_letter(p.name[i]), err);
-        if (status == STATUS_OK)
-            status = task_rows_symbol(out, '?', err);
-        if (status == STATUS_OK)
-            status = task_rows_answer(out, answer, first_level + p.depth[i], err);
-    }
+    struct task_variables p;
+    enum status status = task_variables_context(&source, knobs, r, &p, out, err);
+    for (int i = 0; status == STATUS_OK && i < p.n; i++)
+        status = task_variables_branch(&p, i, first_level, out, err);
     return status;
-}
-
-/* A variable of that depth, any of them alike; -1: there is none. */
-static int choose(const struct program *p, int depth, struct random *r)
-{
-    int found[ALPHABET], n = 0;
-    for (int i = 0; i < p->n; i++)
-        if (p->depth[i] == depth)
-            found[n++] = i;
-    return n == 0 ? -1 : found[random_below(r, n)];
 }
 
 static enum status problem(const int *knobs, enum task_split split, int level, struct random *r,
                            struct task_problem *out, struct err *err)
 {
-    struct program p;
-    int draws = 0, asked = -1;
-    enum status status = task_choose_level(&task_chain, knobs, level, r, &level, err);
-    if (status != STATUS_OK)
-        return status;
-    do {
-        if (draws++ == TASK_MAX_DRAWS)
-            return task_no_context(&task_chain, split, "max_definitions or letters", err);
-        draw(knobs, r, &p);
-        asked = task_text_is_of(&p.text, split) ? choose(&p, level, r) : -1;
-    } while (asked < 0);
-    char query[3] = {task_letter(p.name[asked]), '?', '\0'};
-    char answer[2] = {(char)('0' + p.value[asked]), '\0'};
-    task_problem_set(out, &p.text, query, answer, level);
-    return STATUS_OK;
+    return task_variables_problem(&source, knobs, split, level, r, out, err);
 }
 
 const struct task task_chain = {

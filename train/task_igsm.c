@@ -1,19 +1,15 @@
 /* igsm: a variable's value, mod 7, through a graph of definitions in any order, `x=y+z y=3 z=2;x?`.
  */
-#include "train/task_parts.h"
+#include "train/task_variables.h"
 
 #include <stdio.h>
 
 enum { VARIABLES, MAX_DEPTH, OPERATORS, BRANCHES, LETTERS };
-enum { ALPHABET = 26, MIN_VARIABLES = 2, MODULUS = 7 };
+enum { ALPHABET = TASK_MAX_VARIABLES, MIN_VARIABLES = 2, MODULUS = 7 };
 
-/* Variables 0 .. n - 1, each defined by earlier ones; the text has them in another order. */
-struct graph {
-    int n;
-    int name[ALPHABET], value[ALPHABET], depth[ALPHABET];
-    char definition[ALPHABET][8]; /* what stands to the right of = */
-    struct task_text text;
-};
+/* Variables are defined by earlier ones; the text has the definitions in another order. A
+ * definition is what stands to the right of =. */
+enum { DEFINITION_BYTES = 8 };
 
 static int n_levels(const int *knobs)
 {
@@ -42,7 +38,8 @@ static int apply(char op, int a, int b)
 
 /* Variable i = parent op other, or other op parent; other is a second variable half of the time,
  * where the depth allows one, else a digit. */
-static void define_from(struct graph *g, int i, int parent, const int *knobs, struct random *r)
+static void define_from(struct task_variables *g, int i, int parent, const int *knobs,
+                        struct random *r, char *definition)
 {
     char op = "+-*"[random_below(r, knobs[OPERATORS])];
     int second = i > 1 && random_below(r, 2) == 0 ? random_below(r, i - 1) : -1;
@@ -64,15 +61,16 @@ static void define_from(struct graph *g, int i, int parent, const int *knobs, st
     bool is_swapped = random_below(r, 2) == 0;
     g->value[i] = is_swapped ? apply(op, b, a) : apply(op, a, b);
     g->depth[i] = depth + 1;
-    snprintf(g->definition[i], sizeof g->definition[i], "%c%c%c", is_swapped ? right : left, op,
+    snprintf(definition, DEFINITION_BYTES, "%c%c%c", is_swapped ? right : left, op,
              is_swapped ? left : right);
 }
 
 /* Half of the most variables to all of them. As in chain, four of five want a parent, two thirds
  * of those the variable just before. Most of the graph is no ancestor of a given variable. */
-static void draw(const int *knobs, struct random *r, struct graph *g)
+static void draw(const int *knobs, struct random *r, struct task_variables *g)
 {
     int pool[ALPHABET], order[ALPHABET];
+    char definitions[ALPHABET][DEFINITION_BYTES];
     int fewest = (knobs[VARIABLES] + 1) / 2;
     fewest = fewest < MIN_VARIABLES ? MIN_VARIABLES : fewest;
     g->n = fewest + random_below(r, knobs[VARIABLES] - fewest + 1);
@@ -87,80 +85,47 @@ static void draw(const int *knobs, struct random *r, struct graph *g)
         if (i > 0 && random_below(r, 5) < 4)
             parent = random_below(r, 3) < 2 ? i - 1 : random_below(r, i);
         if (parent >= 0 && g->depth[parent] < knobs[MAX_DEPTH]) {
-            define_from(g, i, parent, knobs, r);
+            define_from(g, i, parent, knobs, r, definitions[i]);
             continue;
         }
         g->value[i] = random_below(r, MODULUS);
         g->depth[i] = 0;
-        snprintf(g->definition[i], sizeof g->definition[i], "%d", g->value[i]);
+        snprintf(definitions[i], DEFINITION_BYTES, "%d", g->value[i]);
     }
     random_shuffle(r, order, g->n);
     g->text.len = 0;
     for (int i = 0; i < g->n; i++) {
         task_text_add(&g->text, task_letter(g->name[order[i]]));
         task_text_add(&g->text, '=');
-        for (const char *c = g->definition[order[i]]; *c != '\0'; c++)
+        for (const char *c = definitions[order[i]]; *c != '\0'; c++)
             task_text_add(&g->text, *c);
         task_text_add(&g->text, i + 1 < g->n ? ' ' : ';');
     }
 }
 
+static const struct task_variables_source source = {
+    .task = &task_igsm, .advice = "variables", .draw = draw};
+
 static enum status train(const int *knobs, struct random *r, int first_level,
                          struct sequence_rows *out, struct err *err)
 {
-    struct graph g;
-    int order[ALPHABET], draws = 0;
-    do {
-        if (draws++ == TASK_MAX_DRAWS)
-            return task_no_context(&task_igsm, TASK_TRAIN, "variables", err);
-        draw(knobs, r, &g);
-    } while (!task_text_is_of(&g.text, TASK_TRAIN));
-
-    enum status status = task_rows_prefix(out, &g.text, err);
+    struct task_variables g;
+    int order[ALPHABET];
+    enum status status = task_variables_context(&source, knobs, r, &g, out, err);
+    if (status != STATUS_OK)
+        return status;
     for (int i = 0; i < g.n; i++)
         order[i] = i;
     random_shuffle(r, order, g.n);
-    for (int i = 0; i < n_branches(knobs, g.n) && status == STATUS_OK; i++) {
-        int asked = order[i];
-        char answer[2] = {(char)('0' + g.value[asked]), '\0'};
-        sequence_rows_branch(out);
-        status = task_rows_symbol(out, task_letter(g.name[asked]), err);
-        if (status == STATUS_OK)
-            status = task_rows_symbol(out, '?', err);
-        if (status == STATUS_OK)
-            status = task_rows_answer(out, answer, first_level + g.depth[asked], err);
-    }
+    for (int i = 0; i < n_branches(knobs, g.n) && status == STATUS_OK; i++)
+        status = task_variables_branch(&g, order[i], first_level, out, err);
     return status;
-}
-
-/* A variable of that depth, any of them alike; -1: there is none. */
-static int choose(const struct graph *g, int depth, struct random *r)
-{
-    int found[ALPHABET], n = 0;
-    for (int i = 0; i < g->n; i++)
-        if (g->depth[i] == depth)
-            found[n++] = i;
-    return n == 0 ? -1 : found[random_below(r, n)];
 }
 
 static enum status problem(const int *knobs, enum task_split split, int level, struct random *r,
                            struct task_problem *out, struct err *err)
 {
-    struct graph g;
-    int draws = 0, asked = -1;
-    enum status status = task_choose_level(&task_igsm, knobs, level, r, &level, err);
-    if (status != STATUS_OK)
-        return status;
-    do {
-        if (draws++ == TASK_MAX_DRAWS)
-            return task_no_context(&task_igsm, split, "variables", err);
-        draw(knobs, r, &g);
-        asked = task_text_is_of(&g.text, split) ? choose(&g, level, r) : -1;
-    } while (asked < 0);
-    char query[3] = {task_letter(g.name[asked]), '?', '\0'};
-    char answer[2] = {(char)('0' + g.value[asked]), '\0'};
-    task_problem_set(out, &g.text, query, answer, level);
-    return STATUS_OK;
+    return task_variables_problem(&source, knobs, split, level, r, out, err);
 }
 
 const struct task task_igsm = {
