@@ -6,29 +6,6 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Numbers go in as eight little-endian bytes, so that a run on another machine goes on. */
-static uint64_t hash_u64(uint64_t h, uint64_t v)
-{
-    unsigned char bytes[8];
-    for (int i = 0; i < 8; i++)
-        bytes[i] = (unsigned char)(v >> 8 * i);
-    return fnv_bytes(h, bytes, sizeof bytes);
-}
-
-static uint64_t hash_double(uint64_t h, double v)
-{
-    uint64_t bits;
-    memcpy(&bits, &v, sizeof bits);
-    return hash_u64(h, bits);
-}
-
-/* Length first: "ab" + "c" and "a" + "bc" must differ. */
-static uint64_t hash_string(uint64_t h, const char *s)
-{
-    size_t len = s != NULL ? strlen(s) : 0;
-    return fnv_bytes(hash_u64(h, len), s != NULL ? s : "", len);
-}
-
 uint64_t batch_hash_run(const struct request_options *o, const struct model_config *config,
                         uint64_t fingerprint, bool has_bf16_kv)
 {
@@ -57,11 +34,11 @@ uint64_t batch_hash_run(const struct request_options *o, const struct model_conf
     };
     uint64_t h = FNV_START;
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
-        h = hash_u64(h, numbers[i]);
+        h = fnv_u64(h, numbers[i]);
     for (size_t i = 0; i < sizeof reals / sizeof reals[0]; i++)
-        h = hash_double(h, (double)(float)reals[i]);
-    h = hash_string(h, o->stop);
-    return hash_string(h, o->stop_ids);
+        h = fnv_double(h, (double)(float)reals[i]);
+    h = fnv_string(h, o->stop);
+    return fnv_string(h, o->stop_ids);
 }
 
 uint64_t batch_hash_line(uint64_t run, const char *line, size_t len_bytes)

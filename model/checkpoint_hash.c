@@ -7,29 +7,6 @@
 
 enum { N_SAMPLES = 4, SAMPLE_BYTES = 16 };
 
-/* Numbers go in as eight little-endian bytes, so that ranks of different machines agree. */
-static uint64_t hash_u64(uint64_t h, uint64_t v)
-{
-    unsigned char bytes[8];
-    for (int i = 0; i < 8; i++)
-        bytes[i] = (unsigned char)(v >> 8 * i);
-    return fnv_bytes(h, bytes, sizeof bytes);
-}
-
-static uint64_t hash_double(uint64_t h, double v)
-{
-    uint64_t bits;
-    memcpy(&bits, &v, sizeof bits);
-    return hash_u64(h, bits);
-}
-
-/* Length first: "ab" + "c" and "a" + "bc" must differ. */
-static uint64_t hash_string(uint64_t h, const char *s)
-{
-    size_t len = strlen(s);
-    return fnv_bytes(hash_u64(h, len), s, len);
-}
-
 /* Field by field: the struct's padding is not part of the model. */
 static uint64_t hash_config(uint64_t h, const struct model_config *c)
 {
@@ -47,14 +24,14 @@ static uint64_t hash_config(uint64_t h, const struct model_config *c)
                            c->max_positions,
                            c->bos_id,
                            c->n_eos};
-    h = hash_string(h, c->architecture);
+    h = fnv_string(h, c->architecture);
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
-        h = hash_u64(h, (uint64_t)(int64_t)numbers[i]);
+        h = fnv_u64(h, (uint64_t)(int64_t)numbers[i]);
     for (int i = 0; i < c->n_eos; i++)
-        h = hash_u64(h, (uint64_t)c->eos_ids[i]);
-    h = hash_double(h, (double)c->rms_norm_eps);
-    h = hash_double(h, c->rope_theta);
-    return hash_double(h, (double)c->exit_threshold);
+        h = fnv_u64(h, (uint64_t)c->eos_ids[i]);
+    h = fnv_double(h, (double)c->rms_norm_eps);
+    h = fnv_double(h, c->rope_theta);
+    return fnv_double(h, (double)c->exit_threshold);
 }
 
 /* A fine-tune changes nearly every weight, so a few bytes at four places of each tensor tell two
@@ -77,16 +54,16 @@ uint64_t checkpoint_hash(const struct model_config *config, const struct checkpo
      * of milliseconds for who only wants to look at it. */
     for (size_t i = 0; i < files->n_files; i++)
         safetensors_expect_scattered(files->files[i], true);
-    h = hash_u64(h, files->n_entries);
+    h = fnv_u64(h, files->n_entries);
     for (size_t i = 0; i < files->n_entries; i++) {
         const struct checkpoint_entry *entry = &files->entries[i];
         const struct safetensors_tensor *t = entry->tensor;
-        h = hash_string(h, t->name);
-        h = hash_string(h, dtype_name(t->dtype));
-        h = hash_u64(h, (uint64_t)t->rank);
+        h = fnv_string(h, t->name);
+        h = fnv_string(h, dtype_name(t->dtype));
+        h = fnv_u64(h, (uint64_t)t->rank);
         for (int k = 0; k < t->rank; k++)
-            h = hash_u64(h, (uint64_t)t->shape[k]);
-        h = hash_u64(h, (uint64_t)((const char *)t->data - (const char *)entry->file_start));
+            h = fnv_u64(h, (uint64_t)t->shape[k]);
+        h = fnv_u64(h, (uint64_t)((const char *)t->data - (const char *)entry->file_start));
         h = hash_sample(h, t);
     }
     for (size_t i = 0; i < files->n_files; i++)

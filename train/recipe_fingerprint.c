@@ -1,38 +1,28 @@
 /* Hashes the values of a recipe that decide what a run computes. */
 #include "train/recipe.h"
 
+#include "proto/fnv.h"
+
 #include <string.h>
 
-/* FNV-1a over values one by one: structs have padding, and a value's place in one may change. */
+/* Values one by one: structs have padding, and a value's place in one may change. */
 struct hash {
     uint64_t state;
 };
 
-static void add_bytes(struct hash *h, const void *bytes, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        h->state = (h->state ^ ((const unsigned char *)bytes)[i]) * 0x100000001b3u;
-}
-
 static void add(struct hash *h, uint64_t v)
 {
-    unsigned char bytes[8];
-    for (int i = 0; i < 8; i++)
-        bytes[i] = (unsigned char)(v >> (8 * i));
-    add_bytes(h, bytes, sizeof bytes);
+    h->state = fnv_u64(h->state, v);
 }
 
 static void add_number(struct hash *h, double v)
 {
-    uint64_t bits;
-    v += 0.0; /* -0 and 0 compute the same */
-    memcpy(&bits, &v, sizeof bits);
-    add(h, bits);
+    h->state = fnv_double(h->state, v + 0.0); /* -0 and 0 compute the same */
 }
 
 static void add_text(struct hash *h, const char *text)
 {
-    add_bytes(h, text, strlen(text) + 1);
+    h->state = fnv_bytes(h->state, text, strlen(text) + 1);
 }
 
 static void add_model(struct hash *h, const struct model_config *c)
@@ -99,7 +89,7 @@ static void add_track(struct hash *h, const struct recipe_track *t, const struct
 
 uint64_t recipe_fingerprint(const struct recipe *r)
 {
-    struct hash h = {0xcbf29ce484222325u};
+    struct hash h = {FNV_START};
     const struct recipe_curriculum *c = &r->curriculum;
     const double numbers[] = {r->init.embed_std,
                               r->init.head_std,
