@@ -9,21 +9,14 @@ static void attend_back(struct pass *p, const struct pass_layer *l, float *d_qkv
                         const float *d_attended)
 {
     const struct model_config *c = &p->params->config;
-    size_t q_width = (size_t)c->n_heads * (size_t)c->head_dim;
-    size_t kv_width = (size_t)c->n_kv_heads * (size_t)c->head_dim;
-    struct grad_attention shape = {.n_heads = c->n_heads,
-                                   .n_kv_heads = c->n_kv_heads,
-                                   .head_dim = c->head_dim,
-                                   .stride = q_width + 2 * kv_width,
-                                   .out_stride = q_width};
+    struct grad_attention shape = pass_attention_shape(p);
+    size_t q_width = shape.out_stride, kv_width = (shape.stride - q_width) / 2;
     size_t row = 0;
     for (int s = 0; s < p->n_sequences; s++) {
         const struct sequence_rows *rows = p->sequences[s];
         const float *q = l->qkv + row * shape.stride;
         float *d_q = d_qkv + row * shape.stride;
-        shape.n = rows->n;
-        shape.n_prefix = rows->n_prefix;
-        shape.branch_start = rows->branch_start;
+        pass_attention_sequence(&shape, rows);
         if (rows->n > 0)
             p->ops->attention_back(d_q, d_q + q_width, d_q + q_width + kv_width,
                                    d_attended + row * q_width, l->attended + row * q_width,

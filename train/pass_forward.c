@@ -20,23 +20,35 @@ static void embed(struct pass *p)
     }
 }
 
-static void attend(struct pass *p, const struct pass_layer *l)
+struct grad_attention pass_attention_shape(const struct pass *p)
 {
     const struct model_config *c = &p->params->config;
     size_t q_width = (size_t)c->n_heads * (size_t)c->head_dim;
     size_t kv_width = (size_t)c->n_kv_heads * (size_t)c->head_dim;
-    struct grad_attention shape = {.n_heads = c->n_heads,
+    return (struct grad_attention){.n_heads = c->n_heads,
                                    .n_kv_heads = c->n_kv_heads,
                                    .head_dim = c->head_dim,
                                    .stride = q_width + 2 * kv_width,
                                    .out_stride = q_width};
+}
+
+void pass_attention_sequence(struct grad_attention *shape, const struct sequence_rows *rows)
+{
+    shape->n = rows->n;
+    shape->n_prefix = rows->n_prefix;
+    shape->branch_start = rows->branch_start;
+}
+
+static void attend(struct pass *p, const struct pass_layer *l)
+{
+    const struct model_config *c = &p->params->config;
+    struct grad_attention shape = pass_attention_shape(p);
+    size_t q_width = shape.out_stride, kv_width = (shape.stride - q_width) / 2;
     size_t row = 0;
     for (int s = 0; s < p->n_sequences; s++) {
         const struct sequence_rows *rows = p->sequences[s];
         const float *q = l->qkv + row * shape.stride;
-        shape.n = rows->n;
-        shape.n_prefix = rows->n_prefix;
-        shape.branch_start = rows->branch_start;
+        pass_attention_sequence(&shape, rows);
         if (rows->n > 0)
             p->ops->attention(l->attended + row * q_width,
                               l->attention_lse + row * (size_t)c->n_heads, q, q + q_width,

@@ -99,6 +99,10 @@ struct pass {
 enum status pass_reserve_targets(struct pass *p, int n_targets, struct err *err);
 enum status pass_reserve(struct pass *p, int n_positions, struct err *err);
 
+/* Attention over qkv as pass_layer has it, both ways; the rows of one sequence come second. */
+struct grad_attention pass_attention_shape(const struct pass *p);
+void pass_attention_sequence(struct grad_attention *shape, const struct sequence_rows *rows);
+
 /* All loops: h of every loop. */
 void pass_forward(struct pass *p);
 /* Gate and head of every loop: p->sums, and with grads the gradients of both and d_h_targets.
