@@ -81,6 +81,8 @@ def describe(task, run_sizes):
 
 def published_role(task, layers, loops, deepest):
     """The published model in the same place: as deep as its deepest, or as many layers."""
+    if task not in sizes.PAPER:
+        return None
     depth = max(k for k, n in sizes.PAPER[task] if n == 1)
     if (layers, loops) == (deepest, 1):
         return depth, 1
@@ -101,7 +103,7 @@ def write_task(task, run_sizes, results, out):
             "published: layers x loops", "accuracy")
     for k, n, result in done:
         published = published_role(task, k, n, deepest)
-        score = sizes.PAPER[task].get(published)
+        score = sizes.PAPER[task].get(published) if published else None
         row(out, f"{k} x {n}", *(percent(score) for _, score in result["levels"]),
             percent(result["all"]), f"{result['parameters']}", f"{result['loss']:.3f}",
             f"{result['cpu_seconds']:.0f}", *((f"{published[0]} x {published[1]}", f"{score:.1f}")

@@ -40,6 +40,23 @@ REDUCED = {
     },
 }
 
+# The two tasks of the bundled model, which the paper does not have.
+REDUCED["hop"] = {
+    "models": REDUCED_MODELS, "d": 64, "heads": 2, "ffn": 192, "batch": 16, "lr": 1.5e-3,
+    "plan": [({"letters": 5, "max_hops": 1}, 2000), ({"letters": 5, "max_hops": 2}, 1500),
+             ({"letters": 10, "max_hops": 3}, 1500), ({"letters": 10, "max_hops": 4}, 1000),
+             ({"letters": 10, "max_hops": 4}, 4000)],
+    "looping": [],
+}
+REDUCED["chain"] = {
+    "models": REDUCED_MODELS, "d": 64, "heads": 2, "ffn": 192, "batch": 16, "lr": 1.5e-3,
+    "plan": [({"letters": 6, "max_depth": 0, "operators": 1}, 2000),
+             ({"letters": 6, "max_depth": 1, "operators": 1}, 3500),
+             ({"letters": 8, "max_depth": 2, "operators": 1}, 2000),
+             ({"letters": 8, "max_depth": 3, "operators": 1}, 5000)],
+    "looping": [],
+}
+
 # The paper's own sizes and steps. Its 1x12 addition model is not here: Carousel runs 8 loops at
 # most. i-GSM has the paper's modulus and depth; its width and steps here are those of p-hop.
 FULL = {
