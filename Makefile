@@ -15,7 +15,7 @@ comma := ,
 space := $(empty) $(empty)
 BUILD := build/$(if $(SAN),san-$(subst $(comma),-,$(SAN)),release)
 
-PKGS := libprotobuf-c jansson libutf8proc
+PKGS := libprotobuf-c jansson libutf8proc libevent libevent_openssl libevent_pthreads openssl
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 # mpicc's own answer, so that any MPI with a compiler wrapper works; only cluster/ includes mpi.h.

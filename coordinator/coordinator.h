@@ -36,8 +36,9 @@ struct coordinator;
 enum { COMPLETION_MAX_STOPS = 16, COMPLETION_MAX_STOP_BYTES = 256 };
 
 struct completion_token {
-    const struct control_token *token;
-    uint32_t index; /* 0-based in the output */
+    const struct control_token *token; /* its hop_s corrected by the workers' clock offsets */
+    const uint32_t *workers;           /* [token->exit_loop] who ran the loops, 0-based */
+    uint32_t index;                    /* 0-based in the output */
     const char
         *text; /* text that became certain with this token: stop strings and bytes that may still
                 * become one or half a character are held back; "" when none or without tokenizer */
@@ -63,6 +64,7 @@ struct completion_request {
     bool include_stop; /* leave the stop string in the text */
     bool keep_special; /* special tokens appear in the text */
     void *user;
+    void (*on_start)(void *user); /* its prompt has been sent to a worker; may be NULL */
     void (*on_token)(void *user, const struct completion_token *token);        /* may be NULL */
     void (*on_observation)(void *user, const struct control_observation *row); /* may be NULL */
     void (*on_end)(void *user, const struct completion_end *end);
@@ -96,6 +98,17 @@ bool coordinator_is_idle(
  * n_workers. */
 enum status coordinator_collect_stats(struct coordinator *c, bool reset,
                                       struct control_stats *stats, struct err *err);
+/* The same without waiting: on_stats is called from a later step, once all have answered, with
+ * [n_workers] of them, borrowed until return. STATUS_FULL while an earlier question is open. */
+enum status coordinator_request_stats(struct coordinator *c,
+                                      void (*on_stats)(void *user,
+                                                       const struct control_stats *stats),
+                                      void *user, struct err *err);
+void coordinator_get_load(const struct coordinator *c, struct scheduler_load *out);
+/* Blocks reserved of all blocks, on the fullest worker: 0 .. 1. */
+double coordinator_kv_usage(const struct coordinator *c);
+/* Makes the current or next coordinator_step return soon. Any thread. */
+void coordinator_wake(struct coordinator *c);
 uint32_t coordinator_n_workers(const struct coordinator *c);
 uint32_t coordinator_ring_size(const struct coordinator *c);
 const struct control_ready *coordinator_worker_ready(const struct coordinator *c, uint32_t worker);

@@ -73,6 +73,7 @@ struct control_token {
     uint32_t n_top;
     int32_t top_ids[SEQUENCE_MAX_LOGPROBS];
     float top_logprobs[SEQUENCE_MAX_LOGPROBS];
+    struct loop_timing timings[SEQUENCE_MAX_LOOPS]; /* loops 1 .. exit_loop of its live row */
 };
 /* ids, logits and hidden point into the message's allocation (decode) or are the caller's (encode)
  */

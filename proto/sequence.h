@@ -19,6 +19,15 @@ enum {
 enum exit_mode { EXIT_MODE_FULL = 0, EXIT_MODE_EXACT = 1 };
 enum prefill_policy { PREFILL_EAGER = 0, PREFILL_LAZY = 1 };
 
+/* Where the time of one loop of a live row went, each by one process's clock; hop_s as far as the
+ * clocks' offset is known. */
+struct loop_timing {
+    float hop_s;     /* from the sender's post to the receiver's hands; loop 1: from the last
+                        token's exit, or from the prompt's sending */
+    float wait_s;    /* from there to the start of its batch */
+    float compute_s; /* the batch */
+};
+
 struct sampling_params {
     float temperature;        /* 0 = greedy */
     int32_t top_k;            /* 0 = off */

@@ -17,6 +17,8 @@ want protobuf-c-compiler protoc-c --version
 want libprotobuf-c-dev pkg-config --exists libprotobuf-c
 want libjansson-dev pkg-config --exists jansson
 want libutf8proc-dev pkg-config --exists libutf8proc
+want libevent-dev pkg-config --exists libevent_openssl
+want libssl-dev pkg-config --exists openssl
 want libcmocka-dev header cmocka.h
 want python3-numpy /usr/bin/python3 -c 'import numpy'
 want clang clang --version
