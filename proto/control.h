@@ -15,7 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { CONTROL_PROTOCOL_VERSION = 2, CONTROL_TEXT_BYTES = 512, CONTROL_NAME_BYTES = 64 };
+enum { CONTROL_PROTOCOL_VERSION = 3, CONTROL_TEXT_BYTES = 512, CONTROL_NAME_BYTES = 64 };
 
 enum control_kind {
     CONTROL_HELLO = 1,
@@ -37,6 +37,7 @@ enum control_kind {
 struct control_hello {
     uint32_t protocol, rank;
     char host[CONTROL_NAME_BYTES], version[CONTROL_NAME_BYTES], backend[16], isa[16];
+    char boot_id[CONTROL_NAME_BYTES]; /* cluster/host.h; ranks with the same one share a clock */
     uint64_t fingerprint, memory_available_bytes;
     uint32_t n_cores;
     enum status failure;
@@ -95,7 +96,7 @@ struct control_stats {
         n_sequences;
     uint64_t n_batches, n_rows, n_heads, n_messages_sent, n_bytes_sent, busy_ns, idle_starved_ns,
         idle_waiting_ns, n_stale_frames, batch_ns, row_ns, n_parked_total, n_revived_total,
-        elapsed_ns;
+        elapsed_ns, clock_ns; /* clock_ns: the worker's own clock when it answered */
     uint64_t rows_by_loop[SEQUENCE_MAX_LOOPS];
 };
 

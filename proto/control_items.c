@@ -10,6 +10,27 @@
 #define PROBABILITY_SLACK 1e-4f
 #define LOGPROB_SLACK     1e-3f
 
+/* One timing for every loop the token ran, each a number of seconds. */
+static enum status read_timings(const Carousel__Token *t, struct control_token *out,
+                                struct err *err)
+{
+    enum status st;
+    if (t->n_hops != t->exit_loop || t->n_waits != t->exit_loop || t->n_computes != t->exit_loop)
+        return err_set(err, STATUS_CORRUPT,
+                       "%zu hops, %zu waits and %zu computes, but it ran %" PRIu32 " loops",
+                       t->n_hops, t->n_waits, t->n_computes, t->exit_loop);
+    for (uint32_t i = 0; i < t->exit_loop; i++) {
+        if (!isfinite(t->hops[i]))
+            return err_set(err, STATUS_CORRUPT, "hops[%" PRIu32 "] is %g, not a time", i,
+                           t->hops[i]);
+        if ((st = control_check_float("waits", t->waits[i], 0.0f, FLT_MAX, err)) ||
+            (st = control_check_float("computes", t->computes[i], 0.0f, FLT_MAX, err)))
+            return st;
+        out->timings[i] = (struct loop_timing){t->hops[i], t->waits[i], t->computes[i]};
+    }
+    return STATUS_OK;
+}
+
 static enum status read_token(const Carousel__Token *t, struct control_token *out, struct err *err)
 {
     enum status st;
@@ -37,7 +58,7 @@ static enum status read_token(const Carousel__Token *t, struct control_token *ou
         out->top_ids[i] = t->top_ids[i];
         out->top_logprobs[i] = t->top_logprobs[i];
     }
-    return STATUS_OK;
+    return read_timings(t, out, err);
 }
 
 enum status control_read_tokens(const Carousel__Tokens *from, struct control_message *out,
