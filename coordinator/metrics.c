@@ -225,7 +225,7 @@ void metrics_token(struct metrics *m, const struct delivery *d, double gap_s)
     const struct control_token *token = &d->token;
     at(m, METRIC_GENERATION_TOKENS, 0)->value += 1;
     if (d->index == 0) {
-        at(m, METRIC_PROMPT_TOKENS, 0)->value += token->position; /* 0 is the prompt's first */
+        at(m, METRIC_PROMPT_TOKENS, 0)->value += token->position; /* = the prompt's length */
         observe(m, METRIC_TTFT, 0, gap_s);
     } else {
         observe(m, METRIC_ITL, 0, gap_s);
