@@ -1,6 +1,7 @@
 /* The loop fields of requests and answers as headers, for clients that cannot add fields. */
 #include "coordinator/http_state.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -92,8 +93,8 @@ static void add_list(struct http_exchange *x, const char *name, const double *se
     char list[LIST_BYTES];
     int at = 0;
     for (uint32_t i = 0; i < n; i++)
-        at += snprintf(list + at, sizeof list - (size_t)at, "%s%.3f", i ? "," : "",
-                       seconds[i] * 1e3);
+        at +=
+            snprintf(list + at, sizeof list - (size_t)at, "%s%.3f", i ? "," : "", seconds[i] * 1e3);
     http_header_out(x, name, list);
 }
 

@@ -202,8 +202,7 @@ void http_peer_tick(struct http_server *server, uint64_t now_ns)
     for (struct http_peer *peer = server->peers; peer; peer = next) {
         next = peer->next;
         unsent_bytes += evbuffer_get_length(bufferevent_get_output(peer->bev));
-        if (!peer->reading_since_ns || peer->exchange ||
-            now_ns - peer->reading_since_ns < limit_ns)
+        if (!peer->reading_since_ns || peer->exchange || now_ns - peer->reading_since_ns < limit_ns)
             continue;
         cut(peer);
     }

@@ -117,8 +117,7 @@ static void log_end(const struct http_exchange *x)
         fields[n++] = LOG_I("tokens", n_tokens);
         fields[n++] = LOG_S("finish", reasons);
         if (x->first_token_ns)
-            fields[n++] =
-                LOG_F("ttft_ms", seconds_between(x->arrived_ns, x->first_token_ns) * 1e3);
+            fields[n++] = LOG_F("ttft_ms", seconds_between(x->arrived_ns, x->first_token_ns) * 1e3);
         if (n_tokens)
             fields[n++] = LOG_F("mean_exit_loop", (double)n_exit_loops / (double)n_tokens);
     }

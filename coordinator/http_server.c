@@ -43,8 +43,8 @@ static void on_tick(evutil_socket_t fd, short what, void *user);
 
 static struct timeval tick_interval(const struct http_server_config *c)
 {
-    double s = c->ping_interval_s < c->request_timeout_s ? c->ping_interval_s
-                                                         : c->request_timeout_s;
+    double s =
+        c->ping_interval_s < c->request_timeout_s ? c->ping_interval_s : c->request_timeout_s;
     s = s < c->idle_timeout_s ? s : c->idle_timeout_s;
     double ms = s * 1e3 / 8;
     ms = ms > MAX_TICK_MS ? MAX_TICK_MS : ms < MIN_TICK_MS ? MIN_TICK_MS : ms;
@@ -93,10 +93,9 @@ enum status http_server_create(const struct http_server_config *config, struct h
     evhttp_set_max_body_size(server->http, (ev_ssize_t)(c->max_body_bytes + BODY_SLACK_BYTES));
     evhttp_set_flags(server->http, EVHTTP_SERVER_LINGERING_CLOSE);
     evhttp_set_default_content_type(server->http, NULL);
-    struct timeval idle = {.tv_sec = (time_t)c->idle_timeout_s,
-                           .tv_usec = (suseconds_t)((c->idle_timeout_s -
-                                                     (double)(time_t)c->idle_timeout_s) *
-                                                    1e6)};
+    struct timeval idle = {
+        .tv_sec = (time_t)c->idle_timeout_s,
+        .tv_usec = (suseconds_t)((c->idle_timeout_s - (double)(time_t)c->idle_timeout_s) * 1e6)};
     evhttp_set_timeout_tv(server->http, &idle);
     evhttp_set_gencb(server->http, http_route_request, server);
     *out = server;

@@ -54,12 +54,12 @@ struct http_mark {
 struct http_exchange {
     struct http_exchange *next, *previous; /* of all */
     struct http_server *server;
-    struct http_peer *peer;            /* NULL: the client has gone or everything is sent */
-    struct evhttp_request *request;    /* NULL likewise */
-    const struct http_route *route;    /* NULL: no such path */
-    uint64_t arrived_ns, sent_ns;      /* sent_ns: when the end was written or the client left */
-    int status;                        /* as answered; 499: the client left before */
-    char id[HTTP_ID_BYTES];            /* of the answer object; "" for pages */
+    struct http_peer *peer;         /* NULL: the client has gone or everything is sent */
+    struct evhttp_request *request; /* NULL likewise */
+    const struct http_route *route; /* NULL: no such path */
+    uint64_t arrived_ns, sent_ns;   /* sent_ns: when the end was written or the client left */
+    int status;                     /* as answered; 499: the client left before */
+    char id[HTTP_ID_BYTES];         /* of the answer object; "" for pages */
     char request_id[HTTP_REQUEST_ID_BYTES];
     char client[64], key_name[64];
     bool is_chat, is_in_intake, is_answered, is_head_sent, wants_exit_loops;
@@ -91,7 +91,7 @@ struct http_server {
     int wake_fd;
     struct event *wake_event, *tick_event, *adopt_event;
 
-    bool is_open; /* engine holds, */
+    bool is_open;        /* engine holds, */
     int64_t opened_at_s; /* since then, unix time */
     struct http_server_engine engine;
     struct intake *intake;
@@ -110,10 +110,10 @@ struct http_server {
     struct text json;         /* one chunk or body */
     struct evbuffer *scratch; /* one write */
 
-    bool is_ending;           /* run returns when everything is out, */
-    bool is_closed;           /* all connections were, for that */
-    uint64_t end_at_ns;       /* at the latest then */
-    uint64_t drain_until_ns;  /* 0: no drain */
+    bool is_ending;          /* run returns when everything is out, */
+    bool is_closed;          /* all connections were, for that */
+    uint64_t end_at_ns;      /* at the latest then */
+    uint64_t drain_until_ns; /* 0: no drain */
     struct err failure;
 
     /* From other threads. */
@@ -134,7 +134,7 @@ void http_peer_tick(struct http_server *server, uint64_t now_ns);
 
 /* http_route.c: from a path to what answers it. */
 struct http_route {
-    const char *pattern; /* as metrics name it */
+    const char *pattern;   /* as metrics name it */
     bool is_post, is_free; /* without a key */
     void (*handle)(struct http_exchange *x, const char *rest);
 };
