@@ -1,4 +1,5 @@
-/* Reads what `carousel serve` is told, and refuses what would surprise before anything is started. */
+/* Reads what `carousel serve` is told, and refuses what would surprise before anything is started.
+ */
 #include "cli/serve_options.h"
 
 #include "cli/cli.h"
@@ -207,9 +208,8 @@ void serve_options_read(struct serve_options *o, int argc, char **argv, bool *is
     }
     /* What waits is counted at the front door; the coordinator has room for more than that. */
     o->session.max_queue = (uint32_t)o->max_queue + BODY_MAX_CHOICES;
-    o->log = (struct server_log){.fd = STDERR_FILENO,
-                                 .is_json = o->log_format == 1,
-                                 .level = (enum log_level)o->log_level};
+    o->log = (struct server_log){
+        .fd = STDERR_FILENO, .is_json = o->log_format == 1, .level = (enum log_level)o->log_level};
     *is_over = false;
 }
 

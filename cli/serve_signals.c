@@ -84,8 +84,7 @@ enum status serve_signals_start(void (*on_stop)(void *user, enum serve_stop stop
     s->at_once_code = at_once_code;
     s->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     s->over = eventfd(0, EFD_CLOEXEC);
-    if (s->signals < 0 || s->over < 0 ||
-        pthread_create(&s->thread, NULL, signals_main, s) != 0) {
+    if (s->signals < 0 || s->over < 0 || pthread_create(&s->thread, NULL, signals_main, s) != 0) {
         if (s->signals >= 0)
             close(s->signals);
         if (s->over >= 0)

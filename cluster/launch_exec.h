@@ -17,10 +17,10 @@
  *
  * With is_server the child is mpirun around a server that ends its work before it goes. mpirun
  * answers SIGTERM by killing its ranks one second later, so it must not get one: it is in a process
- * group of its own, which a terminal's Ctrl-C does not reach, reads nothing, and gets SIGUSR1 (which
- * it passes on to the ranks) for the first SIGTERM, SIGINT, SIGHUP or SIGUSR1, again every second
- * until it ends, because one that comes before the ranks are there is lost; SIGUSR2 likewise for the
- * second; SIGTERM for the third. A reader that leaves costs output only. */
+ * group of its own, which a terminal's Ctrl-C does not reach, reads nothing, and gets SIGUSR1
+ * (which it passes on to the ranks) for the first SIGTERM, SIGINT, SIGHUP or SIGUSR1, again every
+ * second until it ends, because one that comes before the ranks are there is lost; SIGUSR2 likewise
+ * for the second; SIGTERM for the third. A reader that leaves costs output only. */
 int launch_exec(char **args, bool is_server);
 
 #endif
