@@ -158,8 +158,9 @@ static void forget(const struct answer *a, struct answer_choice *c, size_t n_rea
                    const struct answer_place *after)
 {
     size_t n_left = count_held(c) - n_ready;
-    memmove(c->ids, c->ids + n_ready, n_left * sizeof *c->ids);
-    if (c->details != NULL)
+    if (n_left > 0)
+        memmove(c->ids, c->ids + n_ready, n_left * sizeof *c->ids);
+    if (n_left > 0 && c->details != NULL)
         memmove(c->details, c->details + n_ready, n_left * sizeof *c->details);
     c->n_written += n_ready;
     c->place = *after;
