@@ -34,6 +34,8 @@ void json_write_string(struct json_writer *w, const char *string); /* NULL is nu
 void json_write_integer(struct json_writer *w, int64_t value);
 /* Text that reads back as the same double. */
 void json_write_number(struct json_writer *w, double value);
+/* Nine digits: text that reads back as the same float, not as the same double. */
+void json_write_float(struct json_writer *w, float value);
 void json_write_bool(struct json_writer *w, bool value);
 void json_write_null(struct json_writer *w);
 

@@ -82,8 +82,10 @@ struct control_observation {
     uint64_t sequence;
     uint32_t position, loop;
     float lambda;
-    bool has_target, is_hit;  /* a target is known for the position; it is the best token */
-    float logprob;            /* of the target; 0 without one */
+    bool has_target, is_hit; /* a target is known for the position; it is the best token */
+    float logprob;           /* of the target; 0 without one */
+    float log_norm; /* log-sum-exp of the row's logits, so that a token's log-probability is
+                       its logit - log_norm; 0 without a target */
     uint32_t n_top, n_hidden; /* n_hidden: the model's d, or 0 */
     const int32_t *top_ids;
     const float *top_logits;

@@ -302,6 +302,7 @@ static void fill_observation(const struct control_observation *o, Carousel__Obse
     to->top_logits = (float *)(uintptr_t)o->top_logits;
     to->has_target = o->has_target;
     to->logprob = o->logprob;
+    to->log_norm = o->log_norm;
     to->is_hit = o->is_hit;
     to->n_hidden = o->n_hidden;
     to->hidden = (float *)(uintptr_t)o->hidden;

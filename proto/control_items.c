@@ -89,6 +89,7 @@ static enum status check_observation(const Carousel__Observation *o, struct err 
         (st = control_check_range("loop", o->loop, 1, SEQUENCE_MAX_LOOPS, err)) ||
         (st = control_check_float("lambda", o->lambda, 0.0f, 1.0f, err)) ||
         (st = control_check_float("logprob", o->logprob, -INFINITY, LOGPROB_SLACK, err)) ||
+        (st = control_check_float("log_norm", o->log_norm, -FLT_MAX, FLT_MAX, err)) ||
         (st = control_check_range("hidden entries", o->n_hidden, 0, INT32_MAX, err)))
         return st;
     return control_check_pairs("top", o->n_top_ids, o->n_top_logits, INT32_MAX, err);
@@ -153,6 +154,7 @@ enum status control_read_observations(const Carousel__Observations *from,
                                                 .has_target = o->has_target,
                                                 .is_hit = o->is_hit,
                                                 .logprob = o->logprob,
+                                                .log_norm = o->log_norm,
                                                 .n_top = (uint32_t)o->n_top_ids,
                                                 .n_hidden = (uint32_t)o->n_hidden,
                                                 .top_ids = ids,
