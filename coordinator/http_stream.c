@@ -102,8 +102,10 @@ void http_stream_write_news(struct http_exchange *x)
         }
         x->choices[x->news[i]].has_news = false;
         text_reset(&server->json);
-        if (answer_write_chunk(&x->answer, x->news[i], &server->json))
+        while (answer_write_chunk(&x->answer, x->news[i], &server->json)) {
             is_good = add_event(server, &server->json) && is_good;
+            text_reset(&server->json);
+        }
     }
     x->n_news = n_kept;
     bool is_over = x->n_ended == x->job->n_choices;
