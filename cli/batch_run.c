@@ -112,8 +112,8 @@ static enum status write_error(struct batch *b, uint64_t number, const char *cus
 
 static void count_job(struct batch_totals *t, const struct batch_job *job)
 {
-    for (size_t i = 0; i < job->line.n_prompts; i++)
-        t->prompt_tokens += job->n_ids[i];
+    for (size_t i = 0; i < job->line.body.n_prompts; i++)
+        t->prompt_tokens += job->line.body.prompts[i].n_ids;
     for (uint32_t c = 0; c < job->n_choices; c++) {
         const struct batch_choice *choice = &job->choices[c];
         t->n_choices++;

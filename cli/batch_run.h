@@ -38,8 +38,7 @@ struct batch_job {
     uint64_t number; /* of the line */
     uint64_t input_hash;
     int64_t created; /* unix seconds */
-    int32_t **ids;   /* [line.n_prompts] */
-    size_t *n_ids;
+    bool is_encoded; /* its prompts are ids */
     uint32_t n_choices, n_submitted, n_ended;
     const char *code; /* of the failure; NULL: none */
     struct err err;
@@ -100,8 +99,8 @@ enum status batch_job_submit(struct batch_job *job, struct err *err);
 void batch_job_fail(struct batch_job *job, const char *code, const struct err *err);
 /* Cancels its choices that are under way. */
 void batch_job_cancel(struct batch_job *job);
-/* The error code in the output for a failure with that status. */
-const char *batch_error_code(enum status status);
+/* The error code in the output for a failure of that kind. */
+const char *batch_error_code(const struct fault *fault);
 
 /* A choice has ended (from the callback). In batch_run.c. */
 void batch_choice_ended(struct batch_choice *choice);
