@@ -95,6 +95,19 @@ static size_t character_length(const unsigned char *s, size_t n, size_t *n_bad)
     return at == length ? length : 0;
 }
 
+bool json_is_utf8(const char *bytes, size_t len_bytes)
+{
+    const unsigned char *s = (const unsigned char *)bytes;
+    for (size_t at = 0; at < len_bytes;) {
+        size_t n_bad;
+        size_t length = s[at] < 0x80 ? 1 : character_length(s + at, len_bytes - at, &n_bad);
+        if (length == 0)
+            return false;
+        at += length;
+    }
+    return true;
+}
+
 static void add_escape(struct text *out, unsigned char c)
 {
     static const char short_forms[] = "\"\"\\\\\bb\ff\nn\rr\tt";
@@ -135,6 +148,14 @@ void json_write_bytes(struct json_writer *w, const char *bytes, size_t len_bytes
     if (at > from)
         text_add(w->out, bytes + from, at - from);
     text_add(w->out, "\"", 1);
+}
+
+void json_write_key_bytes(struct json_writer *w, const char *key, size_t len_bytes)
+{
+    assert(w->depth > 0 && !w->is_value_due);
+    json_write_bytes(w, key, len_bytes);
+    text_add(w->out, ":", 1);
+    w->is_value_due = true;
 }
 
 void json_write_string(struct json_writer *w, const char *string)
