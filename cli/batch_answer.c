@@ -108,7 +108,8 @@ static json_t *chat_logprobs(const struct batch_choice *c)
     for (size_t i = 0; i < c->n_tokens; i++) {
         const struct control_token *d = &c->details[i];
         json_t *entry = chat_token(b, d->id, d->logprob), *top = json_array();
-        for (uint32_t k = 0; k < d->n_top && (int64_t)k < c->job->line.body.fields.top_logprobs; k++)
+        for (uint32_t k = 0; k < d->n_top && (int64_t)k < c->job->line.body.fields.top_logprobs;
+             k++)
             json_array_append_new(top, chat_token(b, d->top_ids[k], d->top_logprobs[k]));
         json_object_set_new(entry, "top_logprobs", top);
         json_array_append_new(content, entry);
@@ -151,7 +152,8 @@ static json_t *prompt_text(const struct batch_job *job, size_t i_prompt)
             return NULL;
         }
         text = grown;
-        at += i < n ? detokenizer_push(&d, job->line.body.prompts[i_prompt].ids[i], text + at, cap - at)
+        at += i < n ? detokenizer_push(&d, job->line.body.prompts[i_prompt].ids[i], text + at,
+                                       cap - at)
                     : detokenizer_flush(&d, text + at, cap - at);
     }
     json_t *string = json_stringn(text != NULL ? text : "", at);
@@ -187,14 +189,15 @@ static json_t *choice_object(const struct batch_job *job, uint32_t index)
         json_object_set_new(out, "text", text);
     json_object_set_new(out, "finish_reason", json_string(finish_reason_name(c->reason)));
     json_object_set_new(out, "logprobs",
-                        c->details == NULL  ? json_null()
+                        c->details == NULL       ? json_null()
                         : job->line.body.is_chat ? chat_logprobs(c)
-                                            : text_logprobs(c));
+                                                 : text_logprobs(c));
     /* Without a tokenizer the ids are all there is. */
     if (f->return_token_ids || job->batch->session->tokenizer == NULL) {
         json_object_set_new(out, "token_ids", id_list(c->ids, c->n_tokens));
-        json_object_set_new(out, "prompt_token_ids",
-                            id_list(job->line.body.prompts[i_prompt].ids, job->line.body.prompts[i_prompt].n_ids));
+        json_object_set_new(
+            out, "prompt_token_ids",
+            id_list(job->line.body.prompts[i_prompt].ids, job->line.body.prompts[i_prompt].n_ids));
     }
     if (job->n_choices > 1)
         json_object_set_new(out, "loop_stats", loop_stats(c, 1));
