@@ -26,7 +26,7 @@ void service_job_free(struct service_job *job)
     if (job == NULL)
         return;
     body_clear(&job->body);
-    free(job->choices);
+    service_job_clear(job);
     free(job);
 }
 
