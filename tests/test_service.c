@@ -376,13 +376,12 @@ static void test_service_keeps_the_last_end_while_a_cancel_is_under_way(void **s
     struct order o;
     client_init(&c, cluster_open(1), false);
     service_submit(c.service, make_job(&o, 1, 2, 2));
-    step(&c, NULL);
     /* The client's thread is inside service_cancel, between the flag and the box. */
     atomic_store(&o.job->is_cancel_sent, true);
-    while (!coordinator_is_idle(c.cluster->coordinator)) {
+    do {
         step(&c, NULL);
         take_all(&c);
-    }
+    } while (!coordinator_is_idle(c.cluster->coordinator));
     assert_int_equal(o.n_ended, 1);
     assert_false(service_is_idle(c.service));
     mailbox_push(&c.service->cancels, &o.job->cancel_mail);
