@@ -266,10 +266,10 @@ def test_retry(c, client, openai, server):
                           {"Authorization": f"Bearer {KEY}"})
             while server.metrics().sum("num_requests_waiting") != 1 and time.monotonic() < late + 20:
                 time.sleep(0.02)
-            before = server.metrics().sum("requests_refused_total", reason="queue_full")
+            before = server.metrics().sum("refused_total", reason="queue_full")
 
             async def leave_after_refusal():
-                while server.metrics().sum("requests_refused_total", reason="queue_full") == before:
+                while server.metrics().sum("refused_total", reason="queue_full") == before:
                     await asyncio.sleep(0.02)
                 again.close()
                 await asyncio.to_thread(blocked[0].close)
