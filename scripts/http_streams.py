@@ -26,10 +26,11 @@ def request_bytes(host, path, body, key=None):
 
 
 class Stream:
-    """One request on one connection. leave_after: None, or after how many events the client leaves (0: at once)."""
+    """One request on one connection. leave_after: None, or after how many events the client leaves (0: at once). is_whole:
+    the answer is no stream, and is done when as much has come as its head says."""
 
-    def __init__(self, request, leave_after=None, is_reset=False):
-        self.request, self.leave_after, self.is_reset = request, leave_after, is_reset
+    def __init__(self, request, leave_after=None, is_reset=False, is_whole=False):
+        self.request, self.leave_after, self.is_reset, self.is_whole = request, leave_after, is_reset, is_whole
         self.socket = None
         self.sent = 0
         self.began = self.first = self.last = 0.0
@@ -95,6 +96,13 @@ class Loop:
                 self.fail(fd, stream, stream.head.replace(b"\r\n\r\n", b"\r\n").split(b"\r\n")[0].decode("latin-1"))
                 return
         whole = stream.tail + data
+        if stream.is_whole:
+            stream.tail = whole
+            head, mark, body = whole.partition(b"\r\n\r\n")
+            if mark and len(body) >= int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]):
+                stream.is_done = True
+                self.end(fd, stream)
+            return
         n = whole.count(EVENT) - stream.tail.count(EVENT)
         if n:
             if stream.n_events == 0:
