@@ -1,7 +1,7 @@
 /* Says at which loop each position would get off, in the engine's own arithmetic. */
 #include "cli/lens.h"
 
-#include "worker/exit_rule.h"
+#include "kernels/exit_rule.h"
 
 const struct lens_cell *lens_cell_at(const struct lens *l, uint32_t position, uint32_t loop)
 {

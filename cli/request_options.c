@@ -34,7 +34,7 @@ struct option_group request_options_group(struct request_options *o, struct opti
         {"top-p", 0, OPTION_FLOAT, &o->top_p, "P", NULL, 1e-9, 1, "1 is off", NULL},
         {"top-k", 0, OPTION_INT, &o->top_k, "K", NULL, 0, INT32_MAX, "0 is off", NULL},
         {"seed", 's', OPTION_U64, &o->seed, "S", NULL, 0, 0, "of the random draws (default 0)",
-         NULL},
+         &o->has_seed},
         {"stop", 0, OPTION_STRING, &o->stop, "TEXT", NULL, 0, 0, "stop before this text", NULL},
         {"ignore-eos", 0, OPTION_FLAG, &o->ignore_eos, NULL, NULL, 0, 0,
          "go on after an end-of-sequence token", NULL},

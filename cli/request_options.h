@@ -22,6 +22,7 @@ struct request_options {
     double temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
     int top_k;
     uint64_t seed;
+    bool has_seed;
     bool ignore_eos;
     const char *stop;     /* one stop string */
     const char *stop_ids; /* "1,2" */

@@ -147,6 +147,7 @@ static enum status session_start_coordinator(struct session *s, struct err *err)
         kv_dtype = DTYPE_BF16;
     struct coordinator_config config = {
         .ring_size = (uint32_t)o->ring_size,
+        .max_queue = o->max_queue,
         .max_running = (uint32_t)o->max_sequences,
         .kv_bytes = o->kv_bytes,
         .block_size = (uint32_t)o->block_size,
@@ -184,6 +185,15 @@ static enum status session_join_job(struct session *s, bool *was_worker, int *ex
     return STATUS_OK;
 }
 
+enum session_place session_find_place(const struct session_options *options)
+{
+    if (launch_is_rank())
+        return launch_rank() == 0 ? SESSION_FRONT : SESSION_WORKER;
+    bool wants_mpi = options->transport == TRANSPORT_MPI ||
+                     (options->transport == TRANSPORT_AUTO && options->has_workers);
+    return wants_mpi ? SESSION_LAUNCHER : SESSION_FRONT;
+}
+
 enum status session_open(const struct session_options *options, char **argv, struct session **out,
                          int *exit_code, struct err *err)
 {
@@ -194,8 +204,6 @@ enum status session_open(const struct session_options *options, char **argv, str
         return err_set(err, STATUS_NO_MEMORY, "no memory for the session");
     s->options = *options;
     bool was_worker = false, is_rank = launch_is_rank();
-    bool wants_mpi = options->transport == TRANSPORT_MPI ||
-                     (options->transport == TRANSPORT_AUTO && options->has_workers);
     enum status status = session_find_model(s, err);
     if (status == STATUS_OK && is_rank)
         status = session_join_job(s, &was_worker, exit_code, err);
@@ -205,6 +213,8 @@ enum status session_open(const struct session_options *options, char **argv, str
         *exit_code = 0;
         status = STATUS_OK;
     }
+    if (status == STATUS_OK && !was_worker && options->refusal != NULL)
+        status = err_set(err, options->refusal->code, "%s", options->refusal->message);
     if (status != STATUS_OK || was_worker)
         goto out;
     if (!is_rank && options->ring_size > 0 && options->n_workers % options->ring_size != 0) {
@@ -215,9 +225,10 @@ enum status session_open(const struct session_options *options, char **argv, str
     status = session_open_model(s, err);
     if (status != STATUS_OK)
         goto out;
-    if (!is_rank && wants_mpi) {
+    if (session_find_place(options) == SESSION_LAUNCHER) {
         /* The model is known to be good: become mpirun. Comes back on failure only. */
-        status = launch_mpirun(options->n_workers + 1, argv, err);
+        status = options->is_server ? launch_mpirun_server(options->n_workers + 1, argv, err)
+                                    : launch_mpirun(options->n_workers + 1, argv, err);
         goto out;
     }
     if (!is_rank) {

@@ -34,6 +34,11 @@ struct session_options {
     double wait_ms;
     bool no_verify;
     bool needs_tokenizer; /* set by the subcommand: fail early when the model has none */
+    /* Set by a server. */
+    uint32_t max_queue;        /* of the coordinator; 0 = default */
+    bool is_server;            /* mpirun passes signals on as launch_mpirun_server says */
+    const struct err *refusal; /* rank 0 cannot go on, and why: it joins the job only to tell the
+                                  workers; NULL: all is well */
 };
 
 enum { SESSION_N_SPECS = 20 };
@@ -57,6 +62,9 @@ struct session {
 /* argv is the whole program's, for starting mpirun. Messages are ready to be shown to the user. */
 enum status session_open(const struct session_options *options, char **argv, struct session **out,
                          int *exit_code, struct err *err);
+/* Where this process's place is: the front coordinates, the launcher becomes mpirun. */
+enum session_place { SESSION_FRONT = 1, SESSION_LAUNCHER, SESSION_WORKER };
+enum session_place session_find_place(const struct session_options *options);
 /* Orderly end; NULL is fine. */
 void session_close(struct session *s);
 

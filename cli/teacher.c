@@ -1,7 +1,7 @@
 /* Feeds known texts to the ring and puts what the loops say of each row together again. */
 #include "cli/teacher.h"
 
-#include "worker/exit_rule.h"
+#include "kernels/exit_rule.h"
 
 #include <inttypes.h>
 #include <stdlib.h>

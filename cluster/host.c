@@ -4,6 +4,7 @@
 #include "cluster/host_cgroup.h"
 
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -14,6 +15,20 @@ uint64_t host_now_ns(void)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+void host_boot_id(char *out, size_t cap_bytes)
+{
+    if (cap_bytes == 0)
+        return;
+    out[0] = '\0';
+    FILE *file = fopen("/proc/sys/kernel/random/boot_id", "r");
+    if (file == NULL)
+        return;
+    if (cap_bytes > 1 && fgets(out, cap_bytes < 4096 ? (int)cap_bytes : 4096, file) == NULL)
+        out[0] = '\0';
+    out[strcspn(out, "\n")] = '\0';
+    fclose(file);
 }
 
 void host_name(char *out, size_t cap_bytes)

@@ -132,7 +132,7 @@ static void describe_terminal(void)
     }
 }
 
-enum status launch_mpirun(int n_ranks, char **argv, struct err *err)
+static enum status become_mpirun(int n_ranks, char **argv, bool is_server, struct err *err)
 {
     if (n_ranks < 1)
         return err_set(err, STATUS_INVALID, "mpirun with %d ranks, need 1 or more", n_ranks);
@@ -160,7 +160,7 @@ enum status launch_mpirun(int n_ranks, char **argv, struct err *err)
     set_mpirun_defaults();
     describe_terminal();
     setenv("CAROUSEL_LAUNCHED", "1", 1);
-    int why = launch_exec(args);
+    int why = launch_exec(args, is_server);
     unsetenv("CAROUSEL_LAUNCHED");
     free(args);
     if (why == ENOENT)
@@ -168,4 +168,14 @@ enum status launch_mpirun(int n_ranks, char **argv, struct err *err)
                        "mpirun is not on PATH: install Open MPI (Debian: openmpi-bin), or use "
                        "--transport inproc");
     return err_set(err, STATUS_IO, "mpirun: %s", strerror(why));
+}
+
+enum status launch_mpirun(int n_ranks, char **argv, struct err *err)
+{
+    return become_mpirun(n_ranks, argv, false, err);
+}
+
+enum status launch_mpirun_server(int n_ranks, char **argv, struct err *err)
+{
+    return become_mpirun(n_ranks, argv, true, err);
 }

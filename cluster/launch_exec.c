@@ -13,12 +13,28 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { COPY_BYTES = 65536, EXIT_SIGNAL_BASE = 128 };
+enum { COPY_BYTES = 65536, EXIT_SIGNAL_BASE = 128, REPEAT_MS = 1000 };
+
+struct launched {
+    pid_t child;
+    int output, signals; /* pipe of its standard output; signalfd */
+    bool is_server;
+    int asked; /* is_server: what the child was asked last: 0, SIGUSR1, SIGUSR2, SIGTERM */
+};
 
 /* In the child. What goes wrong is told through the pipe that a successful exec closes. */
-static void be_program(char **args, int output, int failure)
+static void be_program(char **args, bool is_server, int output, int failure)
 {
     prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (is_server) {
+        setpgid(0, 0);
+        /* One that comes before mpirun has its handlers must not end it. */
+        signal(SIGUSR1, SIG_IGN);
+        signal(SIGUSR2, SIG_IGN);
+        int nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
+        if (nothing >= 0)
+            dup2(nothing, STDIN_FILENO);
+    }
     if (dup2(output, STDOUT_FILENO) >= 0)
         execvp(args[0], args);
     int why = errno;
@@ -27,13 +43,17 @@ static void be_program(char **args, int output, int failure)
     _exit(EXIT_SIGNAL_BASE - 1);
 }
 
-static void take_signals(sigset_t *set)
+static void take_signals(sigset_t *set, bool is_server)
 {
     sigemptyset(set);
     sigaddset(set, SIGTERM);
     sigaddset(set, SIGINT);
     sigaddset(set, SIGHUP);
     sigaddset(set, SIGQUIT);
+    if (is_server) {
+        sigaddset(set, SIGUSR1);
+        sigaddset(set, SIGUSR2);
+    }
     sigprocmask(SIG_BLOCK, set, NULL);
     signal(SIGPIPE, SIG_IGN);
 }
@@ -56,37 +76,56 @@ static int write_all(const char *bytes, size_t n)
     return 0;
 }
 
-static void pass_on(int signals, pid_t child)
+/* The next step towards the end of a server. */
+static void ask_server(struct launched *l, int number)
+{
+    if (number == SIGQUIT || l->asked == SIGUSR2 || l->asked == SIGTERM)
+        l->asked = SIGTERM;
+    else if (number == SIGUSR2 || (l->asked == SIGUSR1 && number != SIGUSR1))
+        l->asked = SIGUSR2;
+    else
+        l->asked = SIGUSR1;
+    kill(l->child, l->asked);
+}
+
+static void pass_on(struct launched *l)
 {
     struct signalfd_siginfo info;
-    if (read(signals, &info, sizeof info) == sizeof info && info.ssi_code != SI_KERNEL)
-        kill(child, (int)info.ssi_signo);
+    if (read(l->signals, &info, sizeof info) != sizeof info)
+        return;
+    if (l->is_server)
+        ask_server(l, (int)info.ssi_signo);
+    else if (info.ssi_code != SI_KERNEL)
+        kill(l->child, (int)info.ssi_signo);
 }
 
 /* Copies until the child's last writer has closed. 0, or why output was lost, as write_all. */
-static int copy_output(int from, int signals, pid_t child)
+static int copy_output(struct launched *l)
 {
     char bytes[COPY_BYTES];
     int lost = 0;
     for (;;) {
         struct pollfd fds[] = {
-            {.fd = from, .events = POLLIN},
-            {.fd = signals, .events = POLLIN},
+            {.fd = l->output, .events = POLLIN},
+            {.fd = l->signals, .events = POLLIN},
             {.fd = lost == 0 ? STDOUT_FILENO : -1}, /* no events asked: tells of a reader's end */
         };
-        if (poll(fds, 3, -1) < 0)
+        int n_ready = poll(fds, 3, l->asked != 0 ? REPEAT_MS : -1);
+        if (n_ready == 0 && l->asked != SIGTERM)
+            kill(l->child, l->asked);
+        if (n_ready <= 0)
             continue;
         if (fds[1].revents != 0)
-            pass_on(signals, child);
+            pass_on(l);
         ssize_t n = -1;
-        if (fds[0].revents != 0 && (n = read(from, bytes, sizeof bytes)) == 0)
+        if (fds[0].revents != 0 && (n = read(l->output, bytes, sizeof bytes)) == 0)
             return lost;
         if (lost != 0)
             continue;
         bool is_closed = (fds[2].revents & (POLLERR | POLLHUP | POLLNVAL)) != 0;
         lost = is_closed ? EPIPE : n > 0 ? write_all(bytes, (size_t)n) : 0;
-        if (lost != 0)
-            kill(child, SIGTERM);
+        if (lost != 0 && !l->is_server)
+            kill(l->child, SIGTERM);
     }
 }
 
@@ -115,14 +154,14 @@ static void end_without_output(int why)
     _exit(EXIT_SIGNAL_BASE + SIGPIPE);
 }
 
-int launch_exec(char **args)
+int launch_exec(char **args, bool is_server)
 {
     int output[2], failure[2] = {-1, -1};
     if (pipe2(output, O_CLOEXEC) != 0)
         return errno;
     pid_t child = pipe2(failure, O_CLOEXEC) == 0 ? fork() : -1;
     if (child == 0)
-        be_program(args, output[1], failure[1]);
+        be_program(args, is_server, output[1], failure[1]);
     int why = errno, status = 0;
     close(output[1]);
     if (failure[1] >= 0)
@@ -132,11 +171,15 @@ int launch_exec(char **args)
         close(failure[0]);
         if (n == 0) {
             sigset_t set;
-            take_signals(&set);
-            int lost = copy_output(output[0], signalfd(-1, &set, SFD_CLOEXEC), child);
+            take_signals(&set, is_server);
+            struct launched l = {.child = child,
+                                 .output = output[0],
+                                 .signals = signalfd(-1, &set, SFD_CLOEXEC),
+                                 .is_server = is_server};
+            int lost = copy_output(&l);
             while (waitpid(child, &status, 0) < 0 && errno == EINTR)
                 continue;
-            if (lost != 0)
+            if (lost != 0 && !is_server)
                 end_without_output(lost);
             end_as(status);
         }

@@ -107,9 +107,13 @@ enum status body_encode(struct body *body, const struct tokenizer *tokenizer, in
 
 /* Writes what the body gives over *params, which holds the defaults (model's stop ids included:
  * ignore_eos takes them out, stop_token_ids adds), and checks the result against the model and the
- * longest prompt: prompt + max_tokens > max_positions is code context_length_exceeded. A chat that
- * gives no max_tokens gets what the context has left. Log-probabilities of the prompt (echo with
- * logprobs) are asked for by the observe_* fields; the targets are prompt ids 1.. */
+ * longest prompt, whose length is prompt_tokens afterwards: prompt + max_tokens > max_positions is
+ * code context_length_exceeded. A body that gives no max_tokens gets the default, but no more than
+ * what the context has left, and that where the default is 0 (chat). The seed is that of choice 0
+ * of n; choice i draws with seed + i. Log-probabilities of the prompt (echo with logprobs) are
+ * asked for by the observe_* fields, which fit the longest prompt: with several, n_observe_targets
+ * is n_ids - 1 of each, and one of a single token is not observed; the targets are prompt ids 1..
+ * On failure *params stays as it was. */
 struct model_config;
 enum status body_apply(const struct body *body, const struct model_config *model,
                        struct sequence_params *params, struct fault *fault);

@@ -74,7 +74,9 @@ enum status coordinator_create(struct transport *transport, const struct checkpo
     c->peers = calloc(c->n_workers, sizeof *c->peers);
     c->slots = calloc(c->n_slots, sizeof *c->slots);
     c->free_slots = calloc(c->n_slots, sizeof *c->free_slots);
-    if (c->peers == NULL || c->slots == NULL || c->free_slots == NULL) {
+    c->question.answers = calloc(c->n_workers, sizeof *c->question.answers);
+    if (c->peers == NULL || c->slots == NULL || c->free_slots == NULL ||
+        c->question.answers == NULL) {
         st = err_set(err, STATUS_NO_MEMORY, "no memory for %u requests", c->n_slots);
         goto out;
     }
@@ -97,6 +99,7 @@ void coordinator_destroy(struct coordinator *c)
     free(c->slots);
     free(c->free_slots);
     free(c->peers);
+    free(c->question.answers);
     token_order_free(&c->early);
     free(c);
 }
@@ -143,17 +146,6 @@ static enum status left(const struct coordinator *c, uint32_t worker, enum statu
     return err_set(err, failure != STATUS_OK ? failure : STATUS_IO,
                    "rank %u on %s has left the cluster%s%s", worker + 1,
                    coordinator_host_of(c, worker), message[0] != '\0' ? ": " : "", message);
-}
-
-static enum status handle_stats(struct coordinator *c, uint32_t worker,
-                                const struct control_stats *stats)
-{
-    if (c->stats_out == NULL || stats->tag != c->stats_tag || c->peers[worker].has_stats)
-        return STATUS_OK; /* the answer to a request that has been given up */
-    c->stats_out[worker] = *stats;
-    c->peers[worker].has_stats = true;
-    c->n_stats_missing--;
-    return STATUS_OK;
 }
 
 static enum status handle_sequence(struct coordinator *c, uint32_t worker,
@@ -224,7 +216,8 @@ static enum status handle_running(struct coordinator *c, uint32_t worker,
     case CONTROL_OPENED:
         return handle_sequence(c, worker, m, err);
     case CONTROL_STATS:
-        return handle_stats(c, worker, &m->stats);
+        coordinator_stats_take(c, worker, &m->stats);
+        return STATUS_OK;
     case CONTROL_READY:
         if (m->ready.failure != STATUS_OK)
             return left(c, worker, m->ready.failure, m->ready.message, err);
@@ -252,6 +245,10 @@ static enum status handle_control(struct coordinator *c, uint32_t worker,
         return coordinator_take_hello(c, worker, &m->hello, err);
     if (m->kind == CONTROL_READY)
         return coordinator_take_ready(c, worker, &m->ready, err);
+    if (m->kind == CONTROL_STATS && c->phase == PHASE_CLOCK) {
+        coordinator_stats_take(c, worker, &m->stats);
+        return STATUS_OK;
+    }
     return coordinator_unexpected(c, worker, kind_name(m->kind), err);
 }
 
@@ -304,6 +301,9 @@ static enum status check_answers(struct coordinator *c, struct err *err)
     if (now_ns < c->next_check_ns || now_ns < timeout_ns)
         return STATUS_OK;
     c->next_check_ns = now_ns + (timeout_ns / 4 < MAX_WAIT_NS ? timeout_ns / 4 : MAX_WAIT_NS);
+    enum status st = coordinator_stats_check(c, now_ns, err);
+    if (st != STATUS_OK)
+        return st;
     uint32_t worker;
     uint64_t sequence;
     if (!scheduler_find_overdue(c->scheduler, now_ns - timeout_ns, &worker, &sequence))
@@ -320,6 +320,8 @@ static enum status turn(struct coordinator *c, uint64_t timeout_ns, struct err *
     enum status st = coordinator_receive(c, &n_handled, err);
     if (st == STATUS_OK)
         st = check_answers(c, err);
+    if (st == STATUS_OK)
+        st = coordinator_clock_ask(c, err);
     if (st != STATUS_OK)
         return st;
     uint32_t n_finished = coordinator_run_endings(c);
@@ -345,52 +347,6 @@ enum status coordinator_step(struct coordinator *c, uint64_t timeout_ns, struct 
     return err_set(err, c->fatal.code, "%s", c->fatal.message);
 }
 
-static enum status await_stats(struct coordinator *c, struct err *err)
-{
-    const uint64_t deadline_ns = host_now_ns() + c->config.answer_timeout_ns;
-    while (c->n_stats_missing > 0) {
-        uint64_t now_ns = host_now_ns();
-        if (now_ns >= deadline_ns) {
-            uint32_t w = 0;
-            while (c->peers[w].has_stats)
-                w++;
-            return err_set(err, STATUS_TIMEOUT,
-                           "rank %u on %s did not answer for its counters in %.1f s", w + 1,
-                           coordinator_host_of(c, w), (double)c->config.answer_timeout_ns / 1e9);
-        }
-        enum status st = coordinator_step(c, deadline_ns - now_ns, err);
-        if (st != STATUS_OK)
-            return st;
-    }
-    return STATUS_OK;
-}
-
-enum status coordinator_collect_stats(struct coordinator *c, bool reset,
-                                      struct control_stats *stats, struct err *err)
-{
-    if (c->phase != PHASE_RUNNING)
-        return err_set(err, STATUS_INTERNAL, "counters outside of start and shutdown");
-    struct control_message m = {.kind = CONTROL_STATS_REQUEST};
-    m.stats.tag = ++c->stats_tag;
-    m.stats.reset = reset;
-    c->stats_out = stats;
-    c->n_stats_missing = c->n_workers;
-    struct err why = {0};
-    enum status st = STATUS_OK;
-    for (uint32_t w = 0; w < c->n_workers && st == STATUS_OK; w++) {
-        c->peers[w].has_stats = false;
-        st = coordinator_send(c, w, &m, &why);
-    }
-    if (st == STATUS_OK)
-        st = await_stats(c, &why);
-    c->stats_out = NULL;
-    if (st == STATUS_OK)
-        return STATUS_OK;
-    if (c->fatal.code == STATUS_OK) /* a worker that does not answer this answers nothing else */
-        c->fatal = why;
-    return err_set(err, st, "%s", why.message);
-}
-
 /* ---- questions ------------------------------------------------------------------------------ */
 
 uint32_t coordinator_n_active(const struct coordinator *c)
@@ -400,11 +356,33 @@ uint32_t coordinator_n_active(const struct coordinator *c)
 
 bool coordinator_is_idle(const struct coordinator *c)
 {
-    struct scheduler_load load = {0};
-    if (c->scheduler != NULL)
-        scheduler_get_load(c->scheduler, &load);
+    struct scheduler_load load;
+    coordinator_get_load(c, &load);
     return c->n_active == 0 &&
            load.n_queued + load.n_opening + load.n_running + load.n_closing == 0;
+}
+
+void coordinator_get_load(const struct coordinator *c, struct scheduler_load *out)
+{
+    *out = (struct scheduler_load){0};
+    if (c->scheduler != NULL)
+        scheduler_get_load(c->scheduler, out);
+}
+
+double coordinator_kv_usage(const struct coordinator *c)
+{
+    double most = 0.0;
+    for (uint32_t w = 0; c->scheduler != NULL && w < c->n_workers; w++) {
+        double usage = (double)scheduler_blocks_reserved(c->scheduler, w) /
+                       (double)c->peers[w].ready.n_kv_blocks;
+        most = usage > most ? usage : most;
+    }
+    return most;
+}
+
+void coordinator_wake(struct coordinator *c)
+{
+    transport_wake(c->transport);
 }
 
 uint32_t coordinator_n_workers(const struct coordinator *c)

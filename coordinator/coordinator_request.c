@@ -2,6 +2,7 @@
 #include "coordinator/coordinator_state.h"
 
 #include "cluster/host.h"
+#include "cluster/ring.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -117,10 +118,26 @@ static bool is_shown(const struct coordinator *c, const struct request *r,
            tokenizer_is_special(c->tokenizer, token->id);
 }
 
+/* Who ran the loops of a token: loop 1 the first worker, every further one its successor in the
+ * ring. */
+static void list_workers(const struct coordinator *c, const struct request *r, uint32_t n_loops,
+                         uint32_t *workers)
+{
+    uint32_t in_ring = r->first_worker % c->ring_size, ring = r->first_worker - in_ring;
+    for (uint32_t i = 0; i < n_loops; i++)
+        workers[i] = ring + (uint32_t)ring_worker((int)c->ring_size, in_ring, i + 1);
+}
+
 static enum status deliver(struct coordinator *c, struct request *r,
-                           const struct control_token *token, uint64_t now_ns, struct err *err)
+                           const struct control_token *arrived, uint64_t now_ns, struct err *err)
 {
     enum status st = STATUS_OK;
+    struct control_token copy = *arrived;
+    const struct control_token *token = &copy;
+    uint32_t workers[SEQUENCE_MAX_LOOPS];
+    list_workers(c, r, token->exit_loop, workers);
+    coordinator_clock_correct(c, r, workers, &copy);
+    r->last_worker = workers[token->exit_loop - 1];
     size_t n = is_shown(c, r, token) ? completion_push(&r->text, token->id, c->text) : 0;
     c->text[n] = '\0';
     if (r->text.is_stopped && !r->has_ended) {
@@ -131,6 +148,7 @@ static enum status deliver(struct coordinator *c, struct request *r,
         r->first_token_ns = now_ns;
     const struct completion_token out = {
         .token = token,
+        .workers = workers,
         .index = r->n_tokens++,
         .text = c->text,
         .text_bytes = n,
@@ -180,6 +198,7 @@ static enum status carry_out(struct coordinator *c, const struct scheduler_actio
         r = find_request(c, a->request);
         r->sequence = a->sequence;
         r->started_ns = now_ns;
+        r->first_worker = a->worker;
         return coordinator_send_prompt(c, a->worker, r, err);
     case SCHEDULER_SEND_CLOSE:
         m.sequence.sequence = a->sequence;
@@ -201,17 +220,23 @@ enum status coordinator_apply(struct coordinator *c, struct scheduler_event *eve
     enum status st = scheduler_step(c->scheduler, event, &actions, &n_actions, err);
     if (st != STATUS_OK)
         return st;
-    struct request *receiver = NULL; /* one event delivers one token at most */
+    /* One event delivers one token and starts one sequence at most. */
+    struct request *receiver = NULL, *starter = NULL;
     for (size_t i = 0; i < n_actions; i++) {
         if (actions[i].kind == SCHEDULER_DELIVER) {
             receiver = find_request(c, actions[i].request);
             continue;
         }
         struct err lost = {0};
-        if (carry_out(c, &actions[i], event->now_ns, &lost) != STATUS_OK &&
-            c->fatal.code == STATUS_OK)
-            c->fatal = lost;
+        if (carry_out(c, &actions[i], event->now_ns, &lost) != STATUS_OK) {
+            if (c->fatal.code == STATUS_OK)
+                c->fatal = lost;
+        } else if (actions[i].kind == SCHEDULER_SEND_START) {
+            starter = find_request(c, actions[i].request);
+        }
     }
+    if (starter != NULL && starter->on_start != NULL)
+        starter->on_start(starter->user);
     return receiver != NULL ? deliver(c, receiver, event->token, event->now_ns, err) : STATUS_OK;
 }
 
@@ -269,6 +294,8 @@ static struct request *make_request(const struct completion_request *q,
     r->n_stop_ids = params->n_stop_ids;
     memcpy(r->stop_ids, params->stop_ids, sizeof r->stop_ids);
     r->user = q->user;
+    r->last_worker = CLOCK_OURS;
+    r->on_start = q->on_start;
     r->on_token = q->on_token;
     r->on_observation = q->on_observation;
     r->on_end = q->on_end;

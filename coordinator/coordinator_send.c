@@ -34,9 +34,10 @@ enum status coordinator_send_prompt(struct coordinator *c, uint32_t worker, cons
         .n_rows = r->n_prompt,
         .flags = FRAME_LIVE,
         .survival = 1.0f,
+        .sent_ns = host_now_ns(),
     };
     struct transport_message *m = NULL;
-    size_t cap_bytes = bundle_header_bytes() + frame_bytes(1, r->n_prompt, d_model);
+    size_t cap_bytes = bundle_header_bytes() + frame_bytes(1, r->n_prompt, frame.flags, d_model);
     enum status st = transport_acquire(c->transport, cap_bytes, &m, err);
     if (st == STATUS_OK) {
         struct bundle_writer writer;

@@ -48,6 +48,13 @@ static enum status verification_end(struct verification *v, struct err *err)
 
 /* ---- hello and ready ------------------------------------------------------------------------ */
 
+static bool has_answered(const struct coordinator *c, const struct peer *p)
+{
+    return c->phase == PHASE_HELLO   ? p->has_hello
+           : c->phase == PHASE_READY ? p->has_ready
+                                     : coordinator_clock_is_known(p);
+}
+
 /* "2, 5 (node7)": the ranks that have not answered; the host where it is known. */
 static void list_missing(const struct coordinator *c, char *out, size_t cap_bytes)
 {
@@ -55,7 +62,7 @@ static void list_missing(const struct coordinator *c, char *out, size_t cap_byte
     out[0] = '\0';
     for (uint32_t w = 0; w < c->n_workers; w++) {
         const struct peer *p = &c->peers[w];
-        if (c->phase == PHASE_HELLO ? p->has_hello : p->has_ready)
+        if (has_answered(c, p))
             continue;
         if (at + CONTROL_NAME_BYTES + 24 > cap_bytes) {
             snprintf(out + at, cap_bytes - at, " ...");
@@ -122,6 +129,7 @@ enum status coordinator_take_hello(struct coordinator *c, uint32_t worker,
                        hello->host, hello->rank);
     p->hello = *hello;
     p->has_hello = true;
+    coordinator_clock_meet(p);
     return check_hello(c, worker, err);
 }
 
@@ -140,7 +148,7 @@ static uint32_t count_answers(const struct coordinator *c)
 {
     uint32_t n = 0;
     for (uint32_t w = 0; w < c->n_workers; w++)
-        n += c->phase == PHASE_HELLO ? c->peers[w].has_hello : c->peers[w].has_ready;
+        n += has_answered(c, &c->peers[w]);
     return n;
 }
 
@@ -153,6 +161,8 @@ static enum status await_all(struct coordinator *c, struct err *err)
         enum status st = coordinator_receive(c, &n_handled, err);
         if (st != STATUS_OK || count_answers(c) == c->n_workers)
             return st;
+        if (c->phase == PHASE_CLOCK && (st = coordinator_clock_ask(c, err)) != STATUS_OK)
+            return st;
         uint64_t now_ns = host_now_ns();
         if (now_ns >= deadline_ns) {
             char missing[256];
@@ -160,7 +170,10 @@ static enum status await_all(struct coordinator *c, struct err *err)
             return err_set(err, STATUS_TIMEOUT,
                            "rank %s did not %s within %.1f s: look at its output, and whether its "
                            "host can reach this one",
-                           missing, c->phase == PHASE_HELLO ? "say hello" : "get ready",
+                           missing,
+                           c->phase == PHASE_HELLO   ? "say hello"
+                           : c->phase == PHASE_READY ? "get ready"
+                                                     : "tell its clock",
                            (double)c->config.start_timeout_ns / 1e9);
         }
         if (n_handled == 0 &&
@@ -225,7 +238,10 @@ enum status coordinator_start(struct coordinator *c, struct err *err)
         why = bad;
         st = bad.code;
     }
-    if (st == STATUS_OK && (st = create_scheduler(c, &why)) == STATUS_OK)
+    if (st != STATUS_OK || (st = create_scheduler(c, &why)) != STATUS_OK)
+        goto out;
+    c->phase = PHASE_CLOCK;
+    if ((st = await_all(c, &why)) == STATUS_OK)
         c->phase = PHASE_RUNNING;
 out:
     if (st != STATUS_OK) {

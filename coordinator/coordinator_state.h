@@ -13,9 +13,11 @@
 /* A request from submit until its on_end has been called. */
 struct request {
     uint64_t id; /* serial * n_slots + slot: finds its slot and tells it from an earlier tenant */
-    uint64_t sequence; /* 0 until its prompt has been sent */
-    bool is_observed;  /* wants observations: ends only when every worker has closed it */
-    bool has_ended;    /* the scheduler has let go of it; on_end is due */
+    uint64_t sequence;     /* 0 until its prompt has been sent */
+    uint32_t first_worker; /* of its loop 1 */
+    uint32_t last_worker;  /* whose batch decided its last token; CLOCK_OURS: it has none */
+    bool is_observed;      /* wants observations: ends only when every worker has closed it */
+    bool has_ended;        /* the scheduler has let go of it; on_end is due */
     uint32_t n_tokens;
     enum finish_reason reason;
     enum status failure;
@@ -25,6 +27,7 @@ struct request {
     int32_t stop_ids[SEQUENCE_MAX_STOP_IDS];
     struct completion text;
     void *user;
+    void (*on_start)(void *user);
     void (*on_token)(void *user, const struct completion_token *token);
     void (*on_observation)(void *user, const struct control_observation *row);
     void (*on_end)(void *user, const struct completion_end *end);
@@ -34,13 +37,39 @@ struct request {
     int32_t prompt_ids[];
 };
 
-enum coordinator_phase { PHASE_HELLO = 0, PHASE_READY, PHASE_RUNNING, PHASE_STOPPING };
+enum coordinator_phase { PHASE_HELLO = 0, PHASE_READY, PHASE_CLOCK, PHASE_RUNNING, PHASE_STOPPING };
+
+enum { CLOCK_EXCHANGES = 16, CLOCK_EXCHANGES_AT_START = 4 };
+enum { CLOCK_TAG = 0 };           /* of a STATS_REQUEST that only wants the clock */
+enum { CLOCK_OURS = UINT32_MAX }; /* in the place of a worker: this process */
+
+/* How far a worker's clock is ahead of ours: coordinator_clock.c. */
+struct clock_exchange {
+    int64_t offset_ns;
+    uint64_t trip_ns;
+};
+struct peer_clock {
+    bool is_shared;    /* the worker reads the same clock as we do */
+    uint64_t asked_ns; /* 0: no CLOCK_TAG is under way */
+    uint32_t n_exchanges;
+    struct clock_exchange exchanges[CLOCK_EXCHANGES]; /* the last ones, by turns */
+};
 
 /* One worker as rank 0 sees it. */
 struct peer {
     struct control_hello hello;
     struct control_ready ready;
+    struct peer_clock clock;
     bool has_hello, has_ready, has_stats, has_left;
+};
+
+/* The one question for counters that may be open. */
+struct stats_question {
+    uint64_t tag, asked_ns;        /* of the last one */
+    uint32_t n_missing;            /* workers that owe the answer; 0: none is open */
+    struct control_stats *answers; /* [n_workers] */
+    void (*on_stats)(void *user, const struct control_stats *stats);
+    void *user;
 };
 
 struct coordinator {
@@ -61,10 +90,8 @@ struct coordinator {
     struct token_order early; /* tokens that overtook their predecessor */
 
     struct err fatal; /* code other than STATUS_OK: the cluster is lost */
-    uint64_t next_check_ns;
-    uint64_t stats_tag;
-    struct control_stats *stats_out; /* while coordinator_collect_stats waits */
-    uint32_t n_stats_missing;
+    uint64_t next_check_ns, next_clock_ns;
+    struct stats_question question;
     char text[COMPLETION_TEXT_BYTES + 1];
 };
 
@@ -88,6 +115,33 @@ enum status coordinator_take_hello(struct coordinator *c, uint32_t worker,
                                    const struct control_hello *hello, struct err *err);
 enum status coordinator_take_ready(struct coordinator *c, uint32_t worker,
                                    const struct control_ready *ready, struct err *err);
+
+/* ---- coordinator_clock.c -------------------------------------------------------------------- */
+
+/* After its hello: does the worker share our clock? */
+void coordinator_clock_meet(struct peer *p);
+/* Shared, or exchanged often enough. */
+bool coordinator_clock_is_known(const struct peer *p);
+/* Asks those whose clock is another one, now and then; nothing waits for the answers. */
+enum status coordinator_clock_ask(struct coordinator *c, struct err *err);
+/* The answer to that. */
+void coordinator_clock_take(struct coordinator *c, uint32_t worker,
+                            const struct control_stats *stats);
+/* Adds one exchange: our clock when we asked and when we saw the answer, the worker's in it. */
+void coordinator_clock_note(struct peer_clock *k, uint64_t asked_ns, uint64_t answered_ns,
+                            uint64_t clock_ns);
+/* The worker's clock less ours. */
+int64_t coordinator_clock_offset_ns(const struct peer_clock *k);
+/* Takes the offsets out of a token's hops; workers[t - 1] ran loop t. */
+void coordinator_clock_correct(const struct coordinator *c, const struct request *r,
+                               const uint32_t *workers, struct control_token *token);
+
+/* ---- coordinator_stats.c -------------------------------------------------------------------- */
+
+void coordinator_stats_take(struct coordinator *c, uint32_t worker,
+                            const struct control_stats *stats);
+/* STATUS_TIMEOUT: who has not answered within answer_timeout_ns. */
+enum status coordinator_stats_check(const struct coordinator *c, uint64_t now_ns, struct err *err);
 
 /* ---- coordinator_send.c --------------------------------------------------------------------- */
 

@@ -28,13 +28,20 @@ void json_write_end_object(struct json_writer *w);
 void json_write_begin_array(struct json_writer *w);
 void json_write_end_array(struct json_writer *w);
 void json_write_key(struct json_writer *w, const char *key); /* ASCII, nothing to escape */
+/* Any key, escaped as json_write_bytes does. */
+void json_write_key_bytes(struct json_writer *w, const char *key, size_t len_bytes);
 /* Values. */
 void json_write_bytes(struct json_writer *w, const char *bytes, size_t len_bytes);
 void json_write_string(struct json_writer *w, const char *string); /* NULL is null */
 void json_write_integer(struct json_writer *w, int64_t value);
 /* Text that reads back as the same double. */
 void json_write_number(struct json_writer *w, double value);
+/* Nine digits: text that reads back as the same float, not as the same double. */
+void json_write_float(struct json_writer *w, float value);
 void json_write_bool(struct json_writer *w, bool value);
 void json_write_null(struct json_writer *w);
+
+/* Whether json_write_bytes would write it unchanged but for escapes. */
+bool json_is_utf8(const char *bytes, size_t len_bytes);
 
 #endif

@@ -1,7 +1,7 @@
 /* What the server has counted, in Prometheus' text format. One thread uses it: the HTTP thread.
  *
- * Names, labels and buckets are one table in metrics_table.c, which docs/http.md shows. Durations
- * are seconds of this process's monotonic clock, except those the workers measured. */
+ * Names, labels and buckets are one table in metrics_table.c, which docs/metrics.md shows.
+ * Durations are seconds of this process's monotonic clock, except those the workers measured. */
 #ifndef COORDINATOR_METRICS_H
 #define COORDINATOR_METRICS_H
 
@@ -22,9 +22,15 @@ struct metrics_config {
     const char *version;
 };
 
-/* Before the workers are known (loading) n_workers is 0. STATUS_NO_MEMORY. */
+/* Before the workers are known (loading) n_workers is 0, and hosts and model may be NULL.
+ * STATUS_NO_MEMORY. */
 enum status metrics_create(const struct metrics_config *config, struct metrics **out,
                            struct err *err);
+/* Adds workers, loops and model to metrics that were created without, so that what was counted
+ * while loading goes on. STATUS_NO_MEMORY: what has been added stays, and is not to be added again.
+ */
+enum status metrics_set_cluster(struct metrics *m, const struct metrics_config *config,
+                                struct err *err);
 void metrics_destroy(struct metrics *m); /* NULL is fine */
 
 enum metrics_state { METRICS_LOADING = 0, METRICS_READY, METRICS_DRAINING, METRICS_LOST };

@@ -2,7 +2,9 @@
  *
  * A line is one write(2), so lines never mix. Human: "12:34:56.789 info  request_end
  * id=cmpl-... status=200"; JSON: {"time": "2026-01-01T12:34:56.789Z", "level": "info", "event":
- * "request_end", "request_id": ...}. Values that come from outside are escaped. */
+ * "request_end", "request_id": ...}; both are UTC, and people see the key request_id as id. Values
+ * that come from outside are escaped, and cut after 1024 bytes. Keys and events are the program's
+ * own words: ASCII, nothing to escape. A line that cannot be written stops nothing. */
 #ifndef COORDINATOR_SERVER_LOG_H
 #define COORDINATOR_SERVER_LOG_H
 
@@ -23,6 +25,7 @@ struct log_field {
 #define LOG_S(k, v) ((struct log_field){.key = (k), .type = LOG_STRING, .string = (v)})
 #define LOG_I(k, v) ((struct log_field){.key = (k), .type = LOG_INTEGER, .integer = (int64_t)(v)})
 #define LOG_F(k, v) ((struct log_field){.key = (k), .type = LOG_NUMBER, .number = (v)})
+#define LOG_B(k, v) ((struct log_field){.key = (k), .type = LOG_BOOL, .integer = (v) ? 1 : 0})
 
 struct server_log {
     int fd;

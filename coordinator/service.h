@@ -25,12 +25,15 @@ struct service_job {
     struct sequence_params params;
     uint32_t n_choices;
     void *user;
-    /* The service's own. */
+    /* The service's own; zero before submit, service_job_clear afterwards. */
     struct mail cancel_mail;
-    _Atomic(bool) is_cancel_sent;
+    _Atomic(bool) is_cancel_sent; /* whoever sets it first: the client's cancel, or the last end */
     struct service *service;
     struct service_choice *choices; /* [n_choices] */
-    uint32_t n_ended;
+    uint32_t n_ended, n_submitted;
+    bool is_cancelled, is_waiting;
+    struct service_job *previous, *next; /* of those that wait for the coordinator to have room */
+    struct delivery *last_end;           /* held back until cancel_mail has been taken */
 };
 
 enum delivery_kind {
@@ -98,6 +101,9 @@ void service_submit(struct service *s, struct service_job *job);
 /* Ends all of the job's choices that have not ended, with FINISH_CANCELLED; their DELIVERY_ENDED
  * follow. Any number of calls. */
 void service_cancel(struct service *s, struct service_job *job);
+/* Frees what the service has put into a job, prompt rows included; the client may call it once it
+ * has taken the last end, or when the job was never submitted. */
+void service_job_clear(struct service_job *job);
 /* Everything that has been delivered, oldest first, linked by mail.next; NULL: nothing. */
 struct delivery *service_take(struct service *s);
 /* Gives a delivery back for reuse. */

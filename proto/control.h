@@ -15,7 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { CONTROL_PROTOCOL_VERSION = 2, CONTROL_TEXT_BYTES = 512, CONTROL_NAME_BYTES = 64 };
+enum { CONTROL_PROTOCOL_VERSION = 3, CONTROL_TEXT_BYTES = 512, CONTROL_NAME_BYTES = 64 };
 
 enum control_kind {
     CONTROL_HELLO = 1,
@@ -37,6 +37,7 @@ enum control_kind {
 struct control_hello {
     uint32_t protocol, rank;
     char host[CONTROL_NAME_BYTES], version[CONTROL_NAME_BYTES], backend[16], isa[16];
+    char boot_id[CONTROL_NAME_BYTES]; /* cluster/host.h; ranks with the same one share a clock */
     uint64_t fingerprint, memory_available_bytes;
     uint32_t n_cores;
     enum status failure;
@@ -81,8 +82,10 @@ struct control_observation {
     uint64_t sequence;
     uint32_t position, loop;
     float lambda;
-    bool has_target, is_hit;  /* a target is known for the position; it is the best token */
-    float logprob;            /* of the target; 0 without one */
+    bool has_target, is_hit; /* a target is known for the position; it is the best token */
+    float logprob;           /* of the target; 0 without one */
+    float log_norm; /* log-sum-exp of the row's logits, so that a token's log-probability is
+                       its logit - log_norm; 0 without a target */
     uint32_t n_top, n_hidden; /* n_hidden: the model's d, or 0 */
     const int32_t *top_ids;
     const float *top_logits;
@@ -95,7 +98,7 @@ struct control_stats {
         n_sequences;
     uint64_t n_batches, n_rows, n_heads, n_messages_sent, n_bytes_sent, busy_ns, idle_starved_ns,
         idle_waiting_ns, n_stale_frames, batch_ns, row_ns, n_parked_total, n_revived_total,
-        elapsed_ns;
+        elapsed_ns, clock_ns; /* clock_ns: the worker's own clock when it answered */
     uint64_t rows_by_loop[SEQUENCE_MAX_LOOPS];
 };
 

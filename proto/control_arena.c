@@ -4,7 +4,7 @@
 
 #include <stdlib.h>
 
-/* The dearest honest item is a token of about 22 bytes, 250 bytes unpacked, twice that while
+/* The dearest honest item is a token of about 44 bytes, 300 bytes unpacked, twice that while
  * protobuf-c doubles its lists. */
 enum { BUDGET_PER_BYTE = 32, BUDGET_BASE = 1 << 16, ALIGNMENT = 16, MIN_CHUNK_BYTES = 1 << 16 };
 

@@ -90,6 +90,7 @@ static enum status read_hello(const Carousel__Hello *h, struct control_hello *ou
         (st = read_name("hello.version", h->version, out->version, sizeof out->version, err)) ||
         (st = read_name("hello.backend", h->backend, out->backend, sizeof out->backend, err)) ||
         (st = read_name("hello.isa", h->isa, out->isa, sizeof out->isa, err)) ||
+        (st = read_name("hello.boot_id", h->boot_id, out->boot_id, sizeof out->boot_id, err)) ||
         (st = read_failure("hello.failure", h->failure, &out->failure, err)))
         return st;
     out->protocol = h->protocol;
@@ -165,6 +166,7 @@ static enum status read_stats(const Carousel__Stats *s, struct control_stats *ou
         .n_parked_total = s->n_parked_total,
         .n_revived_total = s->n_revived_total,
         .elapsed_ns = s->elapsed_ns,
+        .clock_ns = s->clock_ns,
     };
     for (size_t i = 0; i < s->n_rows_by_loop; i++)
         out->rows_by_loop[i] = s->rows_by_loop[i];

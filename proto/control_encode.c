@@ -48,6 +48,7 @@ static void fill_greetings(const struct control_message *m, struct packing *p)
         to->n_cores = h->n_cores;
         to->failure = (uint32_t)h->failure;
         to->message = lend_text(h->message);
+        to->boot_id = lend_text(h->boot_id);
     } else if (m->kind == CONTROL_WELCOME) {
         const struct control_welcome *w = &m->welcome;
         Carousel__Welcome *to = p->control.welcome = &p->body.welcome;
@@ -169,6 +170,7 @@ static void fill_stats(const struct control_stats *s, struct packing *p)
     to->n_rows_by_loop = SEQUENCE_MAX_LOOPS;
     to->rows_by_loop = (uint64_t *)(uintptr_t)s->rows_by_loop;
     to->elapsed_ns = s->elapsed_ns;
+    to->clock_ns = s->clock_ns;
 }
 
 static void fill_farewells(const struct control_message *m, struct packing *p)
@@ -254,10 +256,28 @@ static unsigned char *varint_put(unsigned char *at, uint64_t v)
     return at;
 }
 
-static void fill_token(const struct control_token *t, Carousel__Token *to)
+/* A token as protobuf sees it: its timings lie side by side, those of the struct loop by loop. */
+struct token_packing {
+    Carousel__Token token;
+    double hops[SEQUENCE_MAX_LOOPS];
+    float waits[SEQUENCE_MAX_LOOPS], computes[SEQUENCE_MAX_LOOPS];
+};
+
+static void fill_token(const struct control_token *t, struct token_packing *p)
 {
+    Carousel__Token *to = &p->token;
+    uint32_t n_loops = t->exit_loop < SEQUENCE_MAX_LOOPS ? t->exit_loop : SEQUENCE_MAX_LOOPS;
     assert(t->n_top <= SEQUENCE_MAX_LOGPROBS);
     carousel__token__init(to);
+    for (uint32_t i = 0; i < n_loops; i++) {
+        p->hops[i] = t->timings[i].hop_s;
+        p->waits[i] = t->timings[i].wait_s;
+        p->computes[i] = t->timings[i].compute_s;
+    }
+    to->n_hops = to->n_waits = to->n_computes = n_loops;
+    to->hops = p->hops;
+    to->waits = p->waits;
+    to->computes = p->computes;
     to->sequence = t->sequence;
     to->position = t->position;
     to->id = t->id;
@@ -282,6 +302,7 @@ static void fill_observation(const struct control_observation *o, Carousel__Obse
     to->top_logits = (float *)(uintptr_t)o->top_logits;
     to->has_target = o->has_target;
     to->logprob = o->logprob;
+    to->log_norm = o->log_norm;
     to->is_hit = o->is_hit;
     to->n_hidden = o->n_hidden;
     to->hidden = (float *)(uintptr_t)o->hidden;
@@ -301,9 +322,10 @@ static uint32_t n_items(const struct control_message *m)
 static size_t pack_item(const struct control_message *m, uint32_t i, unsigned char *at)
 {
     if (m->kind == CONTROL_TOKENS) {
-        Carousel__Token token;
-        fill_token(&m->tokens.items[i], &token);
-        return at ? carousel__token__pack(&token, at) : carousel__token__get_packed_size(&token);
+        struct token_packing p;
+        fill_token(&m->tokens.items[i], &p);
+        return at ? carousel__token__pack(&p.token, at)
+                  : carousel__token__get_packed_size(&p.token);
     }
     Carousel__Observation row;
     fill_observation(&m->observations.items[i], &row);

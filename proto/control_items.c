@@ -10,6 +10,27 @@
 #define PROBABILITY_SLACK 1e-4f
 #define LOGPROB_SLACK     1e-3f
 
+/* One timing for every loop the token ran, each a number of seconds. */
+static enum status read_timings(const Carousel__Token *t, struct control_token *out,
+                                struct err *err)
+{
+    enum status st;
+    if (t->n_hops != t->exit_loop || t->n_waits != t->exit_loop || t->n_computes != t->exit_loop)
+        return err_set(err, STATUS_CORRUPT,
+                       "%zu hops, %zu waits and %zu computes, but it ran %" PRIu32 " loops",
+                       t->n_hops, t->n_waits, t->n_computes, t->exit_loop);
+    for (uint32_t i = 0; i < t->exit_loop; i++) {
+        if (!isfinite(t->hops[i]))
+            return err_set(err, STATUS_CORRUPT, "hops[%" PRIu32 "] is %g, not a time", i,
+                           t->hops[i]);
+        if ((st = control_check_float("waits", t->waits[i], 0.0f, FLT_MAX, err)) ||
+            (st = control_check_float("computes", t->computes[i], 0.0f, FLT_MAX, err)))
+            return st;
+        out->timings[i] = (struct loop_timing){t->hops[i], t->waits[i], t->computes[i]};
+    }
+    return STATUS_OK;
+}
+
 static enum status read_token(const Carousel__Token *t, struct control_token *out, struct err *err)
 {
     enum status st;
@@ -37,7 +58,7 @@ static enum status read_token(const Carousel__Token *t, struct control_token *ou
         out->top_ids[i] = t->top_ids[i];
         out->top_logprobs[i] = t->top_logprobs[i];
     }
-    return STATUS_OK;
+    return read_timings(t, out, err);
 }
 
 enum status control_read_tokens(const Carousel__Tokens *from, struct control_message *out,
@@ -68,6 +89,7 @@ static enum status check_observation(const Carousel__Observation *o, struct err 
         (st = control_check_range("loop", o->loop, 1, SEQUENCE_MAX_LOOPS, err)) ||
         (st = control_check_float("lambda", o->lambda, 0.0f, 1.0f, err)) ||
         (st = control_check_float("logprob", o->logprob, -INFINITY, LOGPROB_SLACK, err)) ||
+        (st = control_check_float("log_norm", o->log_norm, -FLT_MAX, FLT_MAX, err)) ||
         (st = control_check_range("hidden entries", o->n_hidden, 0, INT32_MAX, err)))
         return st;
     return control_check_pairs("top", o->n_top_ids, o->n_top_logits, INT32_MAX, err);
@@ -132,6 +154,7 @@ enum status control_read_observations(const Carousel__Observations *from,
                                                 .has_target = o->has_target,
                                                 .is_hit = o->is_hit,
                                                 .logprob = o->logprob,
+                                                .log_norm = o->log_norm,
                                                 .n_top = (uint32_t)o->n_top_ids,
                                                 .n_hidden = (uint32_t)o->n_hidden,
                                                 .top_ids = ids,

@@ -5,7 +5,9 @@
 #include "proto/wire_bytes.h"
 
 #include <assert.h>
+#include <float.h>
 #include <inttypes.h>
+#include <math.h>
 
 /* Offsets of the bundle header; docs/wire.md shows the same table. */
 enum {
@@ -29,10 +31,14 @@ enum {
     FRAME_CDF = 32,
     FRAME_D_MODEL = 36,
     FRAME_PAYLOAD = 40,
-    FRAME_ZERO = 48,
+    FRAME_SENT = 48,
+    FRAME_ZERO = 56,
     FRAME_CHECK = 60,
     FRAME_HEADER_BYTES = 64
 };
+
+/* Offsets of one loop's timing behind the rows. */
+enum { TIMING_HOP = 0, TIMING_WAIT = 8, TIMING_COMPUTE = 12, TIMING_BYTES = 16 };
 
 #define FRAME_MAGIC_VALUE 0x4d415246u /* "FRAM" in memory order */
 
@@ -95,11 +101,18 @@ static uint64_t row_bytes(uint32_t loop, uint32_t d_model)
     return 4 + (loop > 1 ? (uint64_t)d_model * 4 : 0);
 }
 
-size_t frame_bytes(uint32_t loop, uint32_t n_rows, uint32_t d_model)
+/* A live row brings the timings of the loops it has done. */
+static uint64_t timings_bytes(uint32_t loop, uint32_t flags)
+{
+    return flags & FRAME_LIVE ? (uint64_t)(loop - 1) * TIMING_BYTES : 0;
+}
+
+size_t frame_bytes(uint32_t loop, uint32_t n_rows, uint32_t flags, uint32_t d_model)
 {
     size_t total;
+    uint64_t fixed = FRAME_HEADER_BYTES + timings_bytes(loop, flags);
     if (__builtin_mul_overflow((uint64_t)n_rows, row_bytes(loop, d_model), &total) ||
-        __builtin_add_overflow(total, (size_t)FRAME_HEADER_BYTES, &total))
+        __builtin_add_overflow(total, fixed, &total))
         return SIZE_MAX; /* more than any buffer holds, so bundle_add refuses it */
     return total;
 }
@@ -115,11 +128,22 @@ void bundle_begin(struct bundle_writer *w, void *bytes, size_t cap_bytes, uint32
                                 .d_model = d_model};
 }
 
+static void store_timings(const struct frame *frame, unsigned char *at)
+{
+    for (uint32_t i = 0; frame->flags & FRAME_LIVE && i + 1 < frame->loop; i++) {
+        wire_store_f64(at + TIMING_HOP, frame->timings[i].hop_s);
+        wire_store_f32(at + TIMING_WAIT, frame->timings[i].wait_s);
+        wire_store_f32(at + TIMING_COMPUTE, frame->timings[i].compute_s);
+        at += TIMING_BYTES;
+    }
+}
+
 enum status bundle_add(struct bundle_writer *w, const struct frame *frame, void **ids, void **rows,
                        struct err *err)
 {
     assert(frame->loop >= 1 && frame->n_rows >= 1 && frame->sequence != 0);
-    size_t need = frame_bytes(frame->loop, frame->n_rows, w->d_model);
+    assert(frame->loop <= SEQUENCE_MAX_LOOPS);
+    size_t need = frame_bytes(frame->loop, frame->n_rows, frame->flags, w->d_model);
     if (need > w->cap_bytes - w->len_bytes)
         return err_set(err, STATUS_NO_MEMORY,
                        "frame of %" PRIu32 " rows needs %zu bytes, the bundle has %zu of %zu left",
@@ -136,6 +160,9 @@ enum status bundle_add(struct bundle_writer *w, const struct frame *frame, void 
     wire_store_f32(at + FRAME_CDF, frame->cdf);
     wire_store_u32(at + FRAME_D_MODEL, w->d_model);
     wire_store_u64(at + FRAME_PAYLOAD, need - FRAME_HEADER_BYTES);
+    if (frame->flags & FRAME_LIVE)
+        wire_store_u64(at + FRAME_SENT, frame->sent_ns);
+    store_timings(frame, at + need - timings_bytes(frame->loop, frame->flags));
     wire_store_u32(at + FRAME_CHECK, header_check(at, FRAME_CHECK));
     *ids = at + FRAME_HEADER_BYTES;
     *rows = frame->loop > 1 ? at + FRAME_HEADER_BYTES + (size_t)frame->n_rows * 4 : NULL;
@@ -260,6 +287,30 @@ static enum status check_fields(const struct bundle_reader *r, const struct fram
             err, STATUS_CORRUPT,
             "a live row enters loop 1 with survival %g and cdf %g; they start at 1 and 0",
             (double)f->survival, (double)f->cdf);
+    if (!(f->flags & FRAME_LIVE) && f->sent_ns != 0)
+        return err_set(err, STATUS_CORRUPT, "sent at %" PRIu64 " without a live row", f->sent_ns);
+    return STATUS_OK;
+}
+
+static bool is_duration(float x)
+{
+    return x >= 0.0f && x <= FLT_MAX; /* false for NaN */
+}
+
+/* The timings at `at`; their room has been checked. */
+static enum status read_timings(const unsigned char *at, struct frame *f, struct err *err)
+{
+    for (uint32_t i = 0; f->flags & FRAME_LIVE && i + 1 < f->loop; i++) {
+        struct loop_timing t = {.hop_s = wire_load_f64(at + TIMING_HOP),
+                                .wait_s = wire_load_f32(at + TIMING_WAIT),
+                                .compute_s = wire_load_f32(at + TIMING_COMPUTE)};
+        if (!isfinite(t.hop_s) || !is_duration(t.wait_s) || !is_duration(t.compute_s))
+            return err_set(err, STATUS_CORRUPT,
+                           "timing of loop %" PRIu32 " is hop %g, wait %g, compute %g: no times",
+                           i + 1, t.hop_s, (double)t.wait_s, (double)t.compute_s);
+        f->timings[i] = t;
+        at += TIMING_BYTES;
+    }
     return STATUS_OK;
 }
 
@@ -279,20 +330,24 @@ static enum status read_frame(const struct bundle_reader *r, const unsigned char
                       .n_rows = wire_load_u32(at + FRAME_N_ROWS),
                       .flags = wire_load_u32(at + FRAME_FLAGS),
                       .survival = wire_load_f32(at + FRAME_SURVIVAL),
-                      .cdf = wire_load_f32(at + FRAME_CDF)};
+                      .cdf = wire_load_f32(at + FRAME_CDF),
+                      .sent_ns = wire_load_u64(at + FRAME_SENT)};
     st = check_fields(r, &f, err);
     if (st != STATUS_OK)
         return st;
     /* A division, so that no product of two wire numbers can wrap. */
     uint64_t per_row = row_bytes(f.loop, r->limits.d_model);
+    uint64_t timings = timings_bytes(f.loop, f.flags);
     size_t payload_left = left - FRAME_HEADER_BYTES;
-    if (f.n_rows > payload_left / per_row)
+    if (timings > payload_left || f.n_rows > (payload_left - timings) / per_row)
         return err_set(err, STATUS_CORRUPT,
-                       "%" PRIu32 " rows of %" PRIu64 " bytes do not fit in the %zu that remain",
-                       f.n_rows, per_row, payload_left);
-    uint64_t payload = f.n_rows * per_row;
+                       "%" PRIu32 " rows of %" PRIu64 " bytes and %" PRIu64
+                       " of timings do not fit in the %zu that remain",
+                       f.n_rows, per_row, timings, payload_left);
+    uint64_t payload = f.n_rows * per_row + timings;
     if (wire_load_u64(at + FRAME_PAYLOAD) != payload)
-        return err_set(err, STATUS_CORRUPT, "payload is %" PRIu64 " bytes, its rows take %" PRIu64,
+        return err_set(err, STATUS_CORRUPT,
+                       "payload is %" PRIu64 " bytes, its rows and timings take %" PRIu64,
                        wire_load_u64(at + FRAME_PAYLOAD), payload);
     f.ids = at + FRAME_HEADER_BYTES;
     f.rows = f.loop > 1 ? at + FRAME_HEADER_BYTES + (size_t)f.n_rows * 4 : NULL;
@@ -304,6 +359,9 @@ static enum status read_frame(const struct bundle_reader *r, const unsigned char
                            "%" PRIu32,
                            id, f.first_position + i, r->limits.vocab_size);
     }
+    st = read_timings(at + FRAME_HEADER_BYTES + (payload - timings), &f, err);
+    if (st != STATUS_OK)
+        return st;
     *size = FRAME_HEADER_BYTES + (size_t)payload;
     *out = f;
     return STATUS_OK;

@@ -1,6 +1,7 @@
 /* Hidden rows on the wire: one bundle is one message, a header and the frames for one destination.
  *
- *   bundle header (32 bytes) | frame header (64) | ids [n_rows] i32 | rows [n_rows, d] f32 | ...
+ *   bundle header (32 bytes) | frame header (64) | ids [n_rows] i32 | rows [n_rows, d] f32 |
+ *   timings [loop - 1] of a live row | frame header (64) | ...
  *
  * All integers little-endian. A frame for loop 1 carries token ids and no rows (the worker embeds);
  * deeper frames carry both: ids, because whoever samples must know the history of its sequence.
@@ -11,6 +12,7 @@
 #ifndef PROTO_FRAME_H
 #define PROTO_FRAME_H
 
+#include "proto/sequence.h"
 #include "proto/status.h"
 
 #include <stdbool.h>
@@ -18,7 +20,7 @@
 #include <stdint.h>
 
 enum { MESSAGE_BUNDLE = 1, MESSAGE_CONTROL = 2 };
-enum { FRAME_PROTOCOL_VERSION = 2 };
+enum { FRAME_PROTOCOL_VERSION = 3 };
 
 /* The first 8 bytes of every message: u32 magic, u16 version, u16 kind.
  * STATUS_CORRUPT when it is neither kind or of another version. */
@@ -43,13 +45,17 @@ struct frame {
     float cdf;        /* of the live row: p_1 + ... + p_{loop-1}; 0 at loop 1 */
     const void *ids;  /* n_rows int32, maybe unaligned: frame_id() reads one */
     const void *rows; /* n_rows * d float32, maybe unaligned (memcpy them); NULL at loop 1 */
+    /* Of the live row, 0 without one: the sender's clock when the row set out, and where its time
+     * went in the loops done, [loop - 1] of them. */
+    uint64_t sent_ns;
+    struct loop_timing timings[SEQUENCE_MAX_LOOPS];
 };
 int32_t frame_id(const struct frame *frame, uint32_t row);
 
 /* What the receiver will accept. */
 struct frame_limits {
     uint32_t d_model;
-    uint32_t n_loops;
+    uint32_t n_loops; /* at most SEQUENCE_MAX_LOOPS */
     uint32_t max_positions;
     uint32_t vocab_size;
 };
@@ -66,7 +72,7 @@ struct bundle_writer {
 
 size_t bundle_header_bytes(void);
 /* SIZE_MAX when the product does not fit. */
-size_t frame_bytes(uint32_t loop, uint32_t n_rows, uint32_t d_model);
+size_t frame_bytes(uint32_t loop, uint32_t n_rows, uint32_t flags, uint32_t d_model);
 /* cap_bytes >= bundle_header_bytes(). */
 void bundle_begin(struct bundle_writer *w, void *bytes, size_t cap_bytes, uint32_t d_model,
                   uint32_t flags);
@@ -94,8 +100,8 @@ struct bundle_reader {
 enum status bundle_open(struct bundle_reader *r, const void *bytes, size_t len_bytes,
                         const struct frame_limits *limits, struct err *err);
 /* *has_frame false at the end, where trailing bytes are an error. Checks magic, loop in 1..T, rows
- * >= 1, position range, ids in the vocabulary, finite survival and cdf in [0, 1] (+ rounding), and
- * that the payload lies inside. */
+ * >= 1, position range, ids in the vocabulary, finite survival and cdf in [0, 1] (+ rounding),
+ * finite timings of which only the hops may be negative, and that the payload lies inside. */
 enum status bundle_next(struct bundle_reader *r, struct frame *out, bool *has_frame,
                         struct err *err);
 

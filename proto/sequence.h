@@ -19,13 +19,16 @@ enum {
 enum exit_mode { EXIT_MODE_FULL = 0, EXIT_MODE_EXACT = 1 };
 enum prefill_policy { PREFILL_EAGER = 0, PREFILL_LAZY = 1 };
 
-/* Where the time of one loop of a live row went, each by one process's clock; hop_s as far as the
- * clocks' offset is known. */
+/* Where the time of one loop of a live row went. The three follow each other without a gap, and the
+ * next loop's hop follows them: over the loops of a token they add up to the time from the exit of
+ * the token before to its own. wait_s and compute_s are by one process's clock. hop_s is a
+ * difference of two clocks, which may be years apart until their offset is taken out: hence a
+ * double, and negative ones are legal. */
 struct loop_timing {
-    float hop_s;     /* from the sender's post to the receiver's hands; loop 1: from the last
-                        token's exit, or from the prompt's sending */
+    double hop_s;    /* from the end of the last loop's batch to the receiver's hands; loop 1: from
+                        the last token's exit, or from the prompt's sending */
     float wait_s;    /* from there to the start of its batch */
-    float compute_s; /* the batch */
+    float compute_s; /* to the end of the batch */
 };
 
 struct sampling_params {

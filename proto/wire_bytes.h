@@ -11,7 +11,7 @@
 #include <string.h>
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the wire is little-endian: swap here");
-_Static_assert(sizeof(float) == 4, "rows travel as 4-byte floats");
+_Static_assert(sizeof(float) == 4 && sizeof(double) == 8, "rows travel as 4-byte floats");
 
 enum { MESSAGE_HEAD_BYTES = 8 };
 #define MESSAGE_MAGIC 0x4c535243u /* "CRSL" in memory order */
@@ -44,6 +44,13 @@ static inline float wire_load_f32(const void *from)
     return v;
 }
 
+static inline double wire_load_f64(const void *from)
+{
+    double v;
+    memcpy(&v, from, sizeof v);
+    return v;
+}
+
 static inline void wire_store_u16(void *to, uint16_t v)
 {
     memcpy(to, &v, sizeof v);
@@ -60,6 +67,11 @@ static inline void wire_store_u64(void *to, uint64_t v)
 }
 
 static inline void wire_store_f32(void *to, float v)
+{
+    memcpy(to, &v, sizeof v);
+}
+
+static inline void wire_store_f64(void *to, double v)
 {
     memcpy(to, &v, sizeof v);
 }

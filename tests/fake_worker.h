@@ -28,10 +28,11 @@ struct fake {
     struct control_ready ready;
     bool is_silent; /* says nothing at all until shutdown */
     bool refuses_open, ignores_open, leaves_on_open, ignores_stats;
-    uint32_t n_at_once; /* stops after that many tokens of a sequence; 0 = goes on to the end */
-    bool observes_late; /* sends an observation when it is asked to close */
-    bool swaps_tokens;  /* the later of two tokens is sent first */
-    bool quits;         /* after a failed ready it says so again and is gone, as a worker does */
+    int64_t clock_ahead_ns; /* its clock less the real one */
+    uint32_t n_at_once;     /* stops after that many tokens of a sequence; 0 = goes on to the end */
+    bool observes_late;     /* sends an observation when it is asked to close */
+    bool swaps_tokens;      /* the later of two tokens is sent first */
+    bool quits; /* after a failed ready it says so again and is gone, as a worker does */
     /* what it saw */
     struct control_welcome welcome;
     struct control_sequence shutdown;
@@ -170,6 +171,7 @@ static inline void fake_control(struct fake *f, const struct control_message *m)
     case CONTROL_STATS_REQUEST:
         answer.kind = CONTROL_STATS;
         answer.stats.tag = m->stats.tag;
+        answer.stats.clock_ns = host_now_ns() + (uint64_t)f->clock_ahead_ns;
         answer.stats.n_rows = (uint64_t)f->transport->rank * 10;
         if (!f->ignores_stats)
             fake_send(f, &answer);
@@ -275,6 +277,7 @@ static inline struct cluster *cluster_open(uint32_t n_workers)
                                           .fingerprint = c->checkpoint->fingerprint,
                                           .memory_available_bytes = 1 << 30,
                                           .n_cores = 8};
+        host_boot_id(f->hello.boot_id, sizeof f->hello.boot_id);
         f->ready = (struct control_ready){.n_kv_blocks = 12, .block_size = 4, .n_row_slots = 48};
     }
     c->config = (struct coordinator_config){.max_queue = 4,

@@ -5,6 +5,7 @@
 #include "proto/frame.h"
 #include "proto/wire_bytes.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 static const struct frame_limits LIMITS = {
@@ -36,9 +37,15 @@ static void read_all(const uint8_t *data, size_t size)
             if (id < 0 || (uint32_t)id >= LIMITS.vocab_size)
                 abort();
         }
+        for (uint32_t i = 0; i + 1 < f.loop; i++) {
+            const struct loop_timing *t = &f.timings[i];
+            if (!isfinite(t->hop_s) || !isfinite(t->wait_s) || !isfinite(t->compute_s) ||
+                t->wait_s < 0 || t->compute_s < 0)
+                abort();
+        }
         for (size_t i = 0; f.rows && i < (size_t)f.n_rows * LIMITS.d_model * 4; i++)
             sum += ((const uint8_t *)f.rows)[i];
-        seen += frame_bytes(f.loop, f.n_rows, LIMITS.d_model);
+        seen += frame_bytes(f.loop, f.n_rows, f.flags, LIMITS.d_model);
     }
     /* A bundle that was read to its end was read completely. The sum keeps the reads alive. */
     if (seen != size || sum > (uint64_t)size * 255)
@@ -69,7 +76,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (size_t at = 32; size - at >= 64;) {
         repair_check(copy + at, 64);
         size_t step = frame_bytes(wire_load_u32(copy + at + 4), wire_load_u32(copy + at + 20),
-                                  LIMITS.d_model);
+                                  wire_load_u32(copy + at + 24), LIMITS.d_model);
         if (step > size - at)
             break;
         at += step;

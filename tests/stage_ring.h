@@ -350,7 +350,8 @@ static inline void ring_prompt(struct ring *r, uint64_t id, uint32_t chunk)
                                            .first_position = first,
                                            .n_rows = rows,
                                            .flags = first + rows == n ? FRAME_LIVE : 0,
-                                           .survival = 1.0f};
+                                           .survival = 1.0f,
+                                           .sent_ns = first + rows == n ? r->now_ns : 0};
         m->frames[0].ids = calloc(rows, sizeof(int32_t));
         memcpy(m->frames[0].ids, q->ids + first, rows * sizeof(int32_t));
         ring_post(r, RING_MAX_WORKERS,

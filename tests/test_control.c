@@ -28,12 +28,14 @@ static void test_control_hello(void **state)
                                      .failure = STATUS_INTERNAL};
     fill_text(m.hello.host, sizeof m.hello.host, 'h');
     fill_text(m.hello.version, sizeof m.hello.version, 'v');
+    fill_text(m.hello.boot_id, sizeof m.hello.boot_id, 'b');
     fill_text(m.hello.message, sizeof m.hello.message, 'm');
     round_trip(&m, &out);
     assert_memory_equal(&m.hello.host, &out.hello.host, sizeof m.hello.host);
     assert_string_equal(m.hello.version, out.hello.version);
     assert_string_equal(m.hello.backend, out.hello.backend);
     assert_string_equal(m.hello.isa, out.hello.isa);
+    assert_string_equal(m.hello.boot_id, out.hello.boot_id);
     assert_string_equal(m.hello.message, out.hello.message);
     assert_int_equal(out.hello.protocol, UINT32_MAX);
     assert_int_equal(out.hello.rank, UINT32_MAX);
@@ -360,6 +362,7 @@ static void test_control_stats(void **state)
                                      .n_parked_total = 16,
                                      .n_revived_total = 17,
                                      .elapsed_ns = 18,
+                                     .clock_ns = 19,
                                      .rows_by_loop = {1, 0, 3, 0, 5, 0, 0, UINT64_MAX}};
     round_trip(&m, &out);
     assert_memory_equal(&m.stats, &out.stats, sizeof m.stats);

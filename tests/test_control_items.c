@@ -96,6 +96,7 @@ static void test_control_observations(void **state)
                                          .has_target = i % 3 > 0,
                                          .is_hit = i % 3 == 2,
                                          .logprob = i == 4 ? -INFINITY : -0.5f * (float)(1 + i % 3),
+                                         .log_norm = 3.25f * (float)(i - 7),
                                          .n_hidden = i % 4 ? D - (uint32_t)i : 0,
                                          .hidden = hidden[i]};
         for (int k = 0; k < D; k++)
@@ -118,6 +119,7 @@ static void test_control_observations(void **state)
         assert_int_equal(o->has_target, rows[i].has_target);
         assert_int_equal(o->is_hit, rows[i].is_hit);
         assert_memory_equal(&o->logprob, &rows[i].logprob, 4);
+        assert_memory_equal(&o->log_norm, &rows[i].log_norm, 4);
         assert_int_equal(o->n_hidden, rows[i].n_hidden);
         assert_memory_equal(o->hidden, hidden[i], o->n_hidden * 4);
         assert_int_equal(o->n_top, rows[i].n_top);
@@ -137,7 +139,9 @@ static void test_control_observations(void **state)
     refused(&m, "observations[7] of 40: hidden is nan");
     hidden[7][3] = INFINITY;
     refused(&m, "hidden is inf");
-    hidden[7][3] = 0, rows[7].logprob = 0.5f;
+    hidden[7][3] = 0, rows[7].log_norm = INFINITY;
+    refused(&m, "log_norm is inf");
+    rows[7].log_norm = 0, rows[7].logprob = 0.5f;
     refused(&m, "logprob is 0.5");
 }
 

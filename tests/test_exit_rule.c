@@ -1,7 +1,7 @@
 /* exit_rule: the published arithmetic, its thresholds and bounds, and forced distributions. */
 #include "tests/unit.h"
 
-#include "worker/exit_rule.h"
+#include "kernels/exit_rule.h"
 
 static struct sequence_params params_of(uint32_t max_loops, float threshold)
 {

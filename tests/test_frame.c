@@ -37,21 +37,33 @@ static void add(struct bundle_writer *w, const struct frame *f)
 }
 
 /* Two frames, of loop 1 and 3: bundle header at 0, frames at 32 and 32 + 64 + 12 = 108. */
-enum { FIRST = 32, SECOND = FIRST + 64 + 12, TOTAL = SECOND + 64 + 2 * 4 + 2 * 5 * 4 };
+enum {
+    FIRST = 32,
+    SECOND = FIRST + 64 + 12,
+    ROWS = 2 * 4 + 2 * 5 * 4,
+    TIMINGS = SECOND + 64 + ROWS,
+    TOTAL = TIMINGS + 2 * 16
+};
 
 static void make_bundle(unsigned char *bytes)
 {
     struct bundle_writer w;
     bundle_begin(&w, bytes, TOTAL, LIMITS.d_model, BUNDLE_BUSY | BUNDLE_DONE);
-    add(&w, &(struct frame){
-                .sequence = 9, .loop = 1, .n_rows = 3, .flags = FRAME_LIVE, .survival = 1.0f});
+    add(&w, &(struct frame){.sequence = 9,
+                            .loop = 1,
+                            .n_rows = 3,
+                            .flags = FRAME_LIVE,
+                            .survival = 1.0f,
+                            .sent_ns = 77});
     add(&w, &(struct frame){.sequence = UINT64_MAX,
                             .loop = 3,
                             .first_position = 998,
                             .n_rows = 2,
                             .flags = FRAME_LIVE,
                             .survival = 0.25f,
-                            .cdf = 0.75f});
+                            .cdf = 0.75f,
+                            .sent_ns = UINT64_MAX,
+                            .timings = {{-5e8, 0.25f, 0.5f}, {1e-9, 0.0f, 3.0f}}});
     assert_int_equal(bundle_end(&w), TOTAL);
 }
 
@@ -94,13 +106,17 @@ static void test_frame_layout(void **state)
     (void)state;
     unsigned char b[TOTAL];
     make_bundle(b);
-    assert_memory_equal(b, "CRSL\x02\x00\x01\x00\x03\x00\x00\x00\x02\x00\x00\x00", 16);
+    assert_memory_equal(b, "CRSL\x03\x00\x01\x00\x03\x00\x00\x00\x02\x00\x00\x00", 16);
     assert_int_equal(wire_load_u64(b + 16), TOTAL);
     assert_memory_equal(b + FIRST, "FRAM\x01\x00\x00\x00\x09\x00\x00\x00\x00\x00\x00\x00", 16);
     assert_int_equal(wire_load_u32(b + SECOND + 16), 998);
     assert_int_equal(wire_load_u32(b + SECOND + 20), 2);
     assert_int_equal(wire_load_u32(b + SECOND + 36), LIMITS.d_model);
-    assert_int_equal(wire_load_u64(b + SECOND + 40), 2 * 4 + 2 * 5 * 4);
+    assert_int_equal(wire_load_u64(b + SECOND + 40), ROWS + 2 * 16);
+    assert_int_equal(wire_load_u64(b + FIRST + 48), 77);
+    assert_true(wire_load_f64(b + TIMINGS) == -5e8);
+    assert_true(wire_load_f32(b + TIMINGS + 8) == 0.25f);
+    assert_true(wire_load_f32(b + TIMINGS + 16 + 12) == 3.0f);
     unsigned char copy[TOTAL];
     memcpy(copy, b, TOTAL);
     repair_check(copy, 32);
@@ -127,6 +143,7 @@ static void test_frame_round_trip(void **state)
     assert_int_equal(f.loop, 1);
     assert_int_equal(f.n_rows, 3);
     assert_null(f.rows);
+    assert_int_equal(f.sent_ns, 77);
     assert_int_equal(frame_id(&f, 2), 14);
     assert_int_equal(bundle_next(&r, &f, &has_frame, &err), STATUS_OK);
     assert_true(has_frame);
@@ -140,6 +157,10 @@ static void test_frame_round_trip(void **state)
     float last;
     memcpy(&last, (const char *)f.rows + 9 * 4, 4);
     assert_true(last == 9.25f);
+    assert_int_equal(f.sent_ns, UINT64_MAX);
+    assert_true(f.timings[0].hop_s == -5e8 && f.timings[0].wait_s == 0.25f);
+    assert_true(f.timings[0].compute_s == 0.5f && f.timings[1].hop_s == 1e-9);
+    assert_true(f.timings[1].wait_s == 0.0f && f.timings[1].compute_s == 3.0f);
     for (int again = 0; again < 2; again++) {
         assert_int_equal(bundle_next(&r, &f, &has_frame, &err), STATUS_OK);
         assert_false(has_frame);
@@ -171,9 +192,11 @@ static void test_frame_writer_refuses_when_full(void **state)
     void *ids = b, *rows = b;
     struct err err = {0};
     struct frame f = {.sequence = 1, .loop = 2, .n_rows = 3, .survival = 1.0f};
-    size_t need = frame_bytes(2, 3, 5);
+    size_t need = frame_bytes(2, 3, 0, 5);
     assert_int_equal(need, 64 + 12 + 60);
-    assert_int_equal(frame_bytes(1, 3, 5), 64 + 12);
+    assert_int_equal(frame_bytes(1, 3, 0, 5), 64 + 12);
+    assert_int_equal(frame_bytes(1, 3, FRAME_LIVE, 5), 64 + 12);
+    assert_int_equal(frame_bytes(2, 3, FRAME_LIVE, 5), need + 16);
     bundle_begin(&w, b, 32 + need - 1, 5, 0);
     assert_int_equal(bundle_add(&w, &f, &ids, &rows, &err), STATUS_NO_MEMORY);
     assert_non_null(strstr(err.message, "3 rows needs 136 bytes"));
@@ -184,7 +207,7 @@ static void test_frame_writer_refuses_when_full(void **state)
     assert_int_equal(bundle_add(&w, &f, &ids, &rows, &err), STATUS_OK);
     assert_int_equal(w.len_bytes, 32 + need);
     /* A product that does not fit in 64 bits is not a small one. */
-    assert_int_equal(frame_bytes(2, UINT32_MAX, UINT32_MAX), SIZE_MAX);
+    assert_int_equal(frame_bytes(2, UINT32_MAX, FRAME_LIVE, UINT32_MAX), SIZE_MAX);
     bundle_begin(&w, b, sizeof b, UINT32_MAX, 0);
     f.n_rows = UINT32_MAX;
     assert_int_equal(bundle_add(&w, &f, &ids, &rows, &err), STATUS_NO_MEMORY);
@@ -237,16 +260,16 @@ static void test_frame_each_field_is_checked(void **state)
         const char *what;
     } cases[] = {
         {0, 0, 0x4c535244u, "not a carousel rank"},
-        {0, 4, 0x00010003u, "protocol version 3, this build speaks 2"},
-        {0, 4, 0x00030002u, "message kind 3"},
-        {0, 4, 0x00020002u, "where a bundle (1) was expected"},
+        {0, 4, 0x00010002u, "protocol version 2, this build speaks 3"},
+        {0, 4, 0x00030003u, "message kind 3"},
+        {0, 4, 0x00020003u, "where a bundle (1) was expected"},
         {0, 8, 4, "bundle flags 0x4"},
-        {0, 12, 3, "bundle says 3 frames in 220 bytes"},
-        {0, 12, 1, "112 bytes follow the bundle's last frame"},
-        {0, 12, 0, "without frames has 188 bytes"},
-        {0, 12, UINT32_MAX, "4294967295 frames in 220 bytes"},
-        {0, 16, TOTAL + 1, "says 221 bytes, 220 arrived"},
-        {0, 20, 1, "bytes, 220 arrived"},
+        {0, 12, 4, "bundle says 4 frames in 252 bytes"},
+        {0, 12, 1, "144 bytes follow the bundle's last frame"},
+        {0, 12, 0, "without frames has 220 bytes"},
+        {0, 12, UINT32_MAX, "4294967295 frames in 252 bytes"},
+        {0, 16, TOTAL + 1, "says 253 bytes, 252 arrived"},
+        {0, 20, 1, "bytes, 252 arrived"},
         {0, 24, 1, "bytes 24..27"},
         {SECOND, 0, 0, "frame 2 of 2 at byte 108: starts with 0x00000000"},
         {SECOND, 4, 0, "loop 0 is outside 1..4"},
@@ -255,7 +278,7 @@ static void test_frame_each_field_is_checked(void **state)
         {SECOND, 16, 999, "2 rows from position 999 pass the limit of 1000"},
         {SECOND, 16, UINT32_MAX, "2 rows from position 4294967295 pass"},
         {SECOND, 20, 0, "no rows"},
-        {SECOND, 20, 1, "payload is 48 bytes, its rows take 24"},
+        {SECOND, 20, 1, "payload is 80 bytes, its rows and timings take 56"},
         {SECOND, 20, 1000, "pass the limit"},
         {SECOND, 24, 2, "flags 0x2"},
         {SECOND, 28, nan_bits, "survival nan"},
@@ -265,11 +288,12 @@ static void test_frame_each_field_is_checked(void **state)
         {SECOND, 32, nan_bits, "cdf nan"},
         {SECOND, 32, minus_bits, "cdf -1"},
         {SECOND, 36, 6, "rows of 6 numbers, this model has 5"},
-        {SECOND, 40, 47, "payload is 47 bytes, its rows take 48"},
-        {SECOND, 44, 1, "its rows take 48"},
-        {SECOND, 48, 1, "header byte 48"},
+        {SECOND, 40, 47, "payload is 47 bytes, its rows and timings take 80"},
+        {SECOND, 44, 1, "its rows and timings take 80"},
+        {SECOND, 24, 0, "without a live row"},
+        {SECOND, 56, 1, "header byte 56"},
         {SECOND, 56, 1u << 31, "header byte 59"},
-        {FIRST, 20, 500, "500 rows of 4 bytes do not fit in the 124 that remain"},
+        {FIRST, 20, 500, "500 rows of 4 bytes and 0 of timings do not fit in the 156 that remain"},
     };
     unsigned char b[TOTAL];
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -287,6 +311,27 @@ static void test_frame_each_field_is_checked(void **state)
         make_bundle(b);
         wire_store_u32(b + SECOND + 64 + 4, (uint32_t)bad_ids[i]);
         refused(b, TOTAL, "at position 999 is outside the vocabulary of 300");
+    }
+}
+
+static void test_frame_timings_are_times(void **state)
+{
+    (void)state;
+    unsigned char b[TOTAL];
+    static const double bad_hops[] = {NAN, INFINITY, -INFINITY};
+    static const float bad[] = {NAN, INFINITY, -INFINITY, -1e-9f};
+    for (size_t i = 0; i < 3; i++) {
+        make_bundle(b);
+        wire_store_f64(b + TIMINGS + 16, bad_hops[i]);
+        refused(b, TOTAL, "timing of loop 2 is hop");
+    }
+    for (size_t i = 0; i < 4; i++) {
+        make_bundle(b);
+        wire_store_f32(b + TIMINGS + 8, bad[i]);
+        refused(b, TOTAL, "timing of loop 1 is hop");
+        make_bundle(b);
+        wire_store_f32(b + TIMINGS + 12, bad[i]);
+        refused(b, TOTAL, "timing of loop 1 is hop");
     }
 }
 
@@ -346,6 +391,12 @@ static void random_bundle(uint64_t seed)
                                    .cdf = (float)(next_random(&s) % 1001) / 1000.0f};
         if (next_random(&s) % 3 == 0)
             frames[k].loop = 1, frames[k].survival = 1.0f, frames[k].cdf = 0.0f;
+        if (frames[k].flags & FRAME_LIVE) {
+            frames[k].sent_ns = next_random(&s);
+            for (uint32_t t = 0; t + 1 < frames[k].loop; t++)
+                frames[k].timings[t] = (struct loop_timing){
+                    (double)(int64_t)next_random(&s), (float)(next_random(&s) % 1000), (float)t};
+        }
         void *ids, *rows;
         assert_int_equal(bundle_add(&w, &frames[k], &ids, &rows, NULL), STATUS_OK);
         for (uint32_t i = 0; i < n_rows; i++) {
@@ -369,7 +420,8 @@ static void random_bundle(uint64_t seed)
         assert_true(f.sequence == frames[k].sequence && f.loop == frames[k].loop &&
                     f.first_position == frames[k].first_position && f.n_rows == frames[k].n_rows &&
                     f.flags == frames[k].flags && f.survival == frames[k].survival &&
-                    f.cdf == frames[k].cdf);
+                    f.cdf == frames[k].cdf && f.sent_ns == frames[k].sent_ns);
+        assert_memory_equal(f.timings, frames[k].timings, sizeof f.timings);
         assert_memory_equal(f.ids, wanted + at[k] + 64, f.n_rows * 4);
         if (f.loop > 1)
             assert_memory_equal(f.rows, wanted + at[k] + 64 + f.n_rows * 4,
@@ -413,6 +465,7 @@ int main(void)
         cmocka_unit_test(test_frame_cut_anywhere_is_refused),
         cmocka_unit_test(test_frame_any_header_bit_is_refused),
         cmocka_unit_test(test_frame_each_field_is_checked),
+        cmocka_unit_test(test_frame_timings_are_times),
         cmocka_unit_test(test_frame_rows_are_limited_even_where_products_wrap),
         cmocka_unit_test(test_frame_random_bundles),
     };

@@ -58,11 +58,14 @@ static void test_replica_observes_from_the_first_row_on(void **state)
             for (int k = 0; k < D; k++)
                 assert_true(fabs(o->hidden[k] - hidden[row * D + k]) < 1e-4);
             assert_int_equal(o->has_target, i < N_TARGETS);
+            assert_true(o->has_target || o->log_norm == 0.0f);
             if (!o->has_target)
                 continue;
             bool is_hit;
             double expected = plain_logprob(logits + row * VOCAB, s->targets[i], &is_hit);
             assert_true(fabs(o->logprob - expected) < 1e-4);
+            double norm = logits[row * VOCAB + s->targets[i]] - expected;
+            assert_true(fabs(o->log_norm - norm) < 1e-4);
             assert_int_equal(o->is_hit, is_hit);
             n_hits += is_hit;
         }

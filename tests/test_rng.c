@@ -2,7 +2,7 @@
  * position and stream. */
 #include "tests/unit.h"
 
-#include "worker/rng.h"
+#include "kernels/rng.h"
 
 static void test_rng_equals_the_published_values(void **state)
 {

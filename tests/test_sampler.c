@@ -1,7 +1,7 @@
 /* The sampler against a naive one that sorts the whole vocabulary, parameter by parameter. */
 #include "tests/unit.h"
 
-#include "worker/rng.h"
+#include "kernels/rng.h"
 #include "worker/sampler.h"
 
 #include <math.h>

@@ -103,7 +103,7 @@ static void send_prompt(struct world *w, uint64_t sequence)
     const struct frame frame = {
         .sequence = sequence, .loop = 1, .n_rows = 1, .flags = FRAME_LIVE, .survival = 1.0f};
     const int32_t id = 3;
-    size_t cap_bytes = bundle_header_bytes() + frame_bytes(1, 1, D_MODEL);
+    size_t cap_bytes = bundle_header_bytes() + frame_bytes(1, 1, FRAME_LIVE, D_MODEL);
     struct transport_message *message;
     struct bundle_writer writer;
     void *ids, *rows;
@@ -198,7 +198,7 @@ static void send_bundle(struct world *w, uint32_t flags, uint64_t sequence)
                                 .cdf = 0.5f};
     const float row[D_MODEL] = {1, 0.5f, -1, 2, 0, 1};
     const int32_t id = 3;
-    size_t cap_bytes = bundle_header_bytes() + frame_bytes(2, 1, D_MODEL);
+    size_t cap_bytes = bundle_header_bytes() + frame_bytes(2, 1, FRAME_LIVE, D_MODEL);
     struct transport_message *message;
     struct bundle_writer writer;
     void *ids, *rows;

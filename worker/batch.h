@@ -5,10 +5,10 @@
 #ifndef WORKER_BATCH_H
 #define WORKER_BATCH_H
 
+#include "kernels/exit_rule.h"
 #include "kernels/kernels.h"
 #include "proto/control.h"
 #include "proto/sequence.h"
-#include "worker/exit_rule.h"
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -66,8 +66,8 @@ enum status replica_reserve_observations(struct replica *r, const struct batch *
                    n, n_top, n_hidden);
 }
 
-/* Log-probability of the target and whether it is the largest, ties to the smaller id. False when a
- * logit is not finite. */
+/* Log-probability of the target, the row's normaliser, and whether it is the largest, ties to the
+ * smaller id. False when a logit is not finite. */
 static bool judge(const float *logits, int vocab_size, int32_t target,
                   struct control_observation *item)
 {
@@ -82,7 +82,9 @@ static bool judge(const float *logits, int vocab_size, int32_t target,
         return false;
     item->has_target = true;
     item->is_hit = best == target;
-    item->logprob = (float)((double)logits[target] - ((double)logits[best] + log(total)));
+    double log_norm = (double)logits[best] + log(total);
+    item->logprob = (float)((double)logits[target] - log_norm);
+    item->log_norm = (float)log_norm;
     return true;
 }
 

@@ -1,7 +1,7 @@
 /* Turns the logits of one row into a token by the request's sampling parameters, reproducibly. */
 #include "worker/sampler.h"
 
-#include "worker/rng.h"
+#include "kernels/rng.h"
 #include "worker/sampler_parts.h"
 #include "worker/select.h"
 

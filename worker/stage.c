@@ -98,6 +98,7 @@ enum status stage_step(struct stage *s, const struct stage_event *event,
                        const struct stage_output **out, struct err *err)
 {
     enum status st = STATUS_OK;
+    s->now_ns = event->now_ns;
     stage_output_reset(s);
     switch (event->kind) {
     case STAGE_OPEN:

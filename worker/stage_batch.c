@@ -163,6 +163,7 @@ void stage_batch_consider(struct stage *s, const struct stage_event *event)
     if (s->batch.n_segments == 0)
         return; /* every sequence that waited has failed for lack of blocks */
     s->is_running = true;
+    s->batch_started_ns = s->now_ns;
     s->output.start = &s->batch;
     s->counters.n_batches++;
     s->counters.n_rows += s->batch.n_rows;

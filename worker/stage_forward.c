@@ -6,6 +6,7 @@
 #include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 bool stage_forward_is_eager(const struct sequence_params *params, uint32_t first_position,
                             uint32_t n_rows)
@@ -64,6 +65,10 @@ static void go_deeper(struct stage *s, struct stage_sequence *q, uint32_t loop,
                          .flags = live != NULL ? FRAME_LIVE : 0,
                          .survival = live != NULL ? live->survival : 1.0f,
                          .cdf = live != NULL ? live->cdf : 0.0f};
+    if (live != NULL) {
+        head.sent_ns = s->now_ns;
+        memcpy(head.timings, q->timings, loop * sizeof *q->timings);
+    }
     stage_output_frame(s, mate, &head);
     uint32_t slot = lane->parked.head;
     for (uint32_t i = 0; i < n; i++) {
@@ -89,7 +94,8 @@ static void start_next(struct stage *s, struct stage_sequence *q, uint32_t posit
                          .n_rows = 1,
                          .flags = FRAME_LIVE,
                          .survival = fresh.survival,
-                         .cdf = fresh.cdf};
+                         .cdf = fresh.cdf,
+                         .sent_ns = s->now_ns};
     stage_output_frame(s, mate, &head);
     stage_output_row(s, -1, id); /* loop 1 embeds the id: no hidden state travels */
 }
@@ -103,12 +109,23 @@ static void get_off(struct stage *s, struct stage_sequence *q, uint32_t loop, ui
     token.position = position + 1;
     token.exit_loop = loop;
     token.cdf = outcome->exit.cdf;
+    memcpy(token.timings, q->timings, loop * sizeof *q->timings);
     token.is_last =
         stage_forward_is_end(s, p, token.position) || is_stop_id(p, token.position, token.id);
     stage_output_token(s, &token);
     q->live_loop = 0;
     if (!token.is_last)
         start_next(s, q, token.position, token.id);
+}
+
+/* The live row's batch has ended. */
+static void note_batch_time(struct stage *s, struct stage_sequence *q, uint32_t loop)
+{
+    uint64_t started_ns = s->batch_started_ns;
+    struct loop_timing *t = &q->timings[loop - 1];
+    assert(q->live_since_ns <= started_ns && started_ns <= s->now_ns);
+    t->wait_s = (float)((double)(started_ns - q->live_since_ns) / 1e9);
+    t->compute_s = (float)((double)(s->now_ns - started_ns) / 1e9);
 }
 
 static void finish_segment(struct stage *s, uint32_t i, const struct batch_outcome *outcome)
@@ -123,6 +140,8 @@ static void finish_segment(struct stage *s, uint32_t i, const struct batch_outco
     bool has_live = s->batch.segments[i].has_live;
 
     lane_advance(s, q, loop);
+    if (has_live)
+        note_batch_time(s, q, loop);
     uint32_t n_parked_before = lane->parked.n;
     stage_rows_park(s, lane, slots, n);
     if (q->state != SEQUENCE_OPEN) {

@@ -5,6 +5,7 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <string.h>
 
 static void queue_remove(struct stage *s, uint32_t index)
 {
@@ -95,11 +96,14 @@ static enum status arrival_check(struct stage *s, const struct stage_sequence *q
     return STATUS_OK;
 }
 
-/* Marks the lane's last pending row as the live one. */
-static void lane_set_live(struct stage_sequence *q, uint32_t loop, const struct exit_state *exit)
+/* Marks the lane's last pending row as the live one, which has just arrived. */
+static void lane_set_live(struct stage *s, struct stage_sequence *q, uint32_t loop,
+                          const struct exit_state *exit, double hop_s)
 {
     assert(q->live_loop == 0);
     q->live_loop = loop;
+    q->live_since_ns = s->now_ns;
+    q->timings[loop - 1] = (struct loop_timing){.hop_s = hop_s};
     q->lanes[loop - 1].is_live_pending = true;
     q->lanes[loop - 1].exit = *exit;
 }
@@ -168,8 +172,12 @@ enum status stage_rows_receive(struct stage *s, const struct stage_event *event,
         slot = s->slots.next[slot];
     }
     chain_append(&s->slots, &lane->pending, &rows);
-    if (is_live)
-        lane_set_live(q, f->loop, &(struct exit_state){.survival = f->survival, .cdf = f->cdf});
+    if (is_live) {
+        const struct exit_state exit = {.survival = f->survival, .cdf = f->cdf};
+        memcpy(q->timings, f->timings, (f->loop - 1) * sizeof *f->timings);
+        /* Two hosts' clocks: as a signed number, whichever of them is ahead. */
+        lane_set_live(s, q, f->loop, &exit, (double)(int64_t)(s->now_ns - f->sent_ns) / 1e9);
+    }
     lane_requeue(s, index);
     return STATUS_OK;
 }
@@ -196,7 +204,7 @@ void stage_rows_requeue(struct stage *s, struct stage_sequence *q, uint32_t loop
     (void)st;
     chain_append(&s->slots, &lane->pending, slots);
     if (live != NULL)
-        lane_set_live(q, loop, live);
+        lane_set_live(s, q, loop, live, 0.0); /* it has not left */
     lane_requeue(s, index);
 }
 

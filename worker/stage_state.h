@@ -54,9 +54,13 @@ struct stage_lane {
 struct stage_sequence {
     enum stage_sequence_state state;
     struct sequence_params params;
-    const int32_t *targets;      /* of an observed sequence; the driver's */
-    uint32_t next;               /* of the hash bucket, or of the free list */
-    uint32_t live_loop;          /* where the live row is, 0 = not here */
+    const int32_t *targets; /* of an observed sequence; the driver's */
+    uint32_t next;          /* of the hash bucket, or of the free list */
+    uint32_t live_loop;     /* where the live row is, 0 = not here */
+    /* Of the live row while it is here: where its time went up to and in its loop, and since when
+     * it has been here. */
+    struct loop_timing timings[SEQUENCE_MAX_LOOPS];
+    uint64_t live_since_ns;
     uint32_t n_running_segments; /* of the running batch */
     struct stage_lane lanes[SEQUENCE_MAX_LOOPS];
 };
@@ -87,7 +91,10 @@ struct stage {
     uint32_t n_ready;  /* sum over lanes */
     uint32_t n_parked; /* sum over lanes */
 
+    uint64_t now_ns; /* of the event that is being handled */
+
     bool is_running;
+    uint64_t batch_started_ns;
     struct batch batch;
     uint32_t *batch_lanes; /* [n_segments] lane of each segment */
 

@@ -27,6 +27,7 @@ static enum status worker_send_stats(struct worker *w, const struct control_stat
     stats->idle_starved_ns = w->activity_ns[WORKER_STARVED];
     stats->idle_waiting_ns = w->activity_ns[WORKER_WAITING];
     stats->elapsed_ns = now_ns - w->counters_since_ns;
+    stats->clock_ns = now_ns;
     if (request->reset) {
         memset(w->activity_ns, 0, sizeof w->activity_ns);
         w->counters_since_ns = now_ns;

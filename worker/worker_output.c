@@ -57,7 +57,7 @@ static enum status worker_send_bundle(struct worker *w, const struct stage_outpu
     size_t need_bytes = bundle_header_bytes();
     for (uint32_t i = 0; i < send->n_frames; i++) {
         const struct frame *head = &out->frames[send->first_frame + i].head;
-        need_bytes += frame_bytes(head->loop, head->n_rows, w->limits.d_model);
+        need_bytes += frame_bytes(head->loop, head->n_rows, head->flags, w->limits.d_model);
     }
     struct transport_message *message;
     enum status status = transport_acquire(w->transport, need_bytes, &message, err);

@@ -19,6 +19,7 @@ static enum status worker_greet(struct worker *w, enum status opened, const stru
     hello->protocol = CONTROL_PROTOCOL_VERSION;
     hello->rank = (uint32_t)w->transport->rank;
     host_name(hello->host, sizeof hello->host);
+    host_boot_id(hello->boot_id, sizeof hello->boot_id);
     copy_text(hello->version, sizeof hello->version, CAROUSEL_VERSION);
     copy_text(hello->backend, sizeof hello->backend, w->config->backend);
     copy_text(hello->isa, sizeof hello->isa, kernels_cpu_best_isa());

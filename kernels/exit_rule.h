@@ -4,8 +4,8 @@
  *   cdf_t = p_1 + ... + p_t;  exit at the first t >= min_loops with cdf_t >= q;  none: T
  * in fp32, in this order of operations (arXiv 2510.25741, section 3; facts of the published code).
  */
-#ifndef WORKER_EXIT_RULE_H
-#define WORKER_EXIT_RULE_H
+#ifndef KERNELS_EXIT_RULE_H
+#define KERNELS_EXIT_RULE_H
 
 #include "proto/sequence.h"
 

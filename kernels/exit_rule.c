@@ -1,7 +1,7 @@
 /* Decides at which loop a row gets off, in the published code's fp32 arithmetic. */
-#include "worker/exit_rule.h"
+#include "kernels/exit_rule.h"
 
-#include "worker/rng.h"
+#include "kernels/rng.h"
 
 #include <assert.h>
 

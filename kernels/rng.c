@@ -3,7 +3,7 @@
  *
  * J. Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011. The seed is the key,
  * the counter is (position, stream, 0, 0). */
-#include "worker/rng.h"
+#include "kernels/rng.h"
 
 /* The paper's multipliers and the steps of the key (golden ratio, sqrt(3) - 1). */
 #define PHILOX_M0 UINT32_C(0xD2511F53)

@@ -1,7 +1,7 @@
 /* Counter-based random numbers: a value is a function of (seed, position, stream) and nothing else,
  * so a replay, another worker or another batch draws the same. */
-#ifndef WORKER_RNG_H
-#define WORKER_RNG_H
+#ifndef KERNELS_RNG_H
+#define KERNELS_RNG_H
 
 #include <stdint.h>
 
