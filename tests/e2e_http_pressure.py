@@ -293,7 +293,7 @@ def test_tls(c):
 def main():
     c = Checks("e2e_http_pressure")
     slow = make_slow_model()
-    server = Server(slow, "--max-sequences", 4, "--max-waiting", 2, "--max-waiting-tokens", 4096)
+    server = Server(slow, "--max-sequences", 4, "--max-queue", 2, "--max-queue-tokens", 4096)
     for test in (test_disconnect, test_disconnect_waiting, test_half_request, test_queue_by_requests, test_queue_by_tokens):
         c.attempt(test, server)
     c.equal(server.stop(), 0, "exit code after SIGTERM")

@@ -316,7 +316,7 @@ def main():
     c.attempt(test_async, openai, server)
     server.stop()
 
-    server = Server(make_slow_model(), "--api-key-file", keys, "--max-sequences", 1, "--max-waiting", 1,
+    server = Server(make_slow_model(), "--api-key-file", keys, "--max-sequences", 1, "--max-queue", 1,
                     key=KEY)
     with client_of(server) as client:
         c.attempt(test_close, client, server)
