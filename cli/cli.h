@@ -10,6 +10,7 @@
 enum { CLI_OK = 0, CLI_FAILURE = 1, CLI_USAGE = 2 };
 
 int cli_generate(int argc, char **argv, char **program_argv);
+int cli_serve(int argc, char **argv, char **program_argv);
 int cli_batch(int argc, char **argv, char **program_argv);
 int cli_lens(int argc, char **argv, char **program_argv);
 int cli_train(int argc, char **argv, char **program_argv);

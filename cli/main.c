@@ -14,6 +14,7 @@ struct subcommand {
 
 static const struct subcommand subcommands[] = {
     {"generate", "continue a prompt, streaming the text", cli_generate},
+    {"serve", "an HTTP server with OpenAI's API", cli_serve},
     {"batch", "run a file of requests, resumable", cli_batch},
     {"lens", "show how the model changes its mind from loop to loop", cli_lens},
     {"train", "train a looped model from a recipe", cli_train},

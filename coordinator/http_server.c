@@ -134,6 +134,11 @@ uint16_t http_server_port(const struct http_server *server)
     return server->port;
 }
 
+bool http_server_was_cut_short(const struct http_server *server)
+{
+    return server->was_cut_short;
+}
+
 /* ---- other threads -------------------------------------------------------------------------- */
 
 void http_server_on_mail(void *server)
@@ -225,6 +230,7 @@ static void begin_ending(struct http_server *server)
 static void cut_short(struct http_server *server)
 {
     struct fault fault = {0};
+    server->was_cut_short = server->n_exchanges > 0;
     fault_set(&fault, 503, "server_error", "draining",
               "the server has been stopped before this request was done");
     http_request_fail_all(server, &fault, "shutdown");

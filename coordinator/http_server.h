@@ -60,6 +60,9 @@ uint16_t http_server_port(const struct http_server *server);
 /* The thread's main. STATUS_OK when it was told to end and has. */
 enum status http_server_run(struct http_server *server, struct err *err);
 
+/* After run: requests were under way that did not get to their end. */
+bool http_server_was_cut_short(const struct http_server *server);
+
 /* From other threads, each at most once but abort; they return at once. */
 
 /* service_config.on_mail for the service that open will hand over; user is the server. */

@@ -110,6 +110,7 @@ struct http_server {
     struct text json;         /* one chunk or body */
     struct evbuffer *scratch; /* one write */
 
+    bool was_cut_short;
     bool is_ending;          /* run returns when everything is out, */
     bool is_closed;          /* all connections were, for that */
     uint64_t end_at_ns;      /* at the latest then */
