@@ -154,7 +154,7 @@ static void name_model(struct serve *s)
     if (model == NULL || realpath(model, real) == NULL)
         return; /* opening the model will tell */
     const char *slash = strrchr(real, '/');
-    snprintf(s->model_name, sizeof s->model_name, "%s", slash != NULL ? slash + 1 : real);
+    snprintf(s->model_name, sizeof s->model_name, "%.255s", slash != NULL ? slash + 1 : real);
 }
 
 /* What can be known to fail before a model is loaded: keys, certificate, address. */

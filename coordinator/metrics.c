@@ -122,7 +122,7 @@ enum status metrics_set_cluster(struct metrics *m, const struct metrics_config *
     is_good = is_good && metrics_family_add(m, METRIC_MODEL_INFO,
                                             config->model != NULL ? config->model : "", number);
     if (!is_good) {
-        m->n_workers = 0;
+        m->n_workers = m->n_loops = 0; /* nothing is counted for them */
         return err_set(err, STATUS_NO_MEMORY, "no memory for the metrics of %u workers",
                        config->n_workers);
     }

@@ -29,11 +29,11 @@ enum metric_shape {
 
 struct metric {
     const char *name; /* without the prefix, but for process_* */
-    const char *help;
     enum metric_type type;
     enum metric_shape shape;
     const char *labels[METRIC_MAX_LABELS];
     const struct metric_buckets *buckets; /* histograms only */
+    const char *help;                     /* one sentence */
 };
 
 /* In the order of the exposition. */

@@ -28,11 +28,12 @@ struct fake {
     struct control_ready ready;
     bool is_silent; /* says nothing at all until shutdown */
     bool refuses_open, ignores_open, leaves_on_open, ignores_stats;
-    int64_t clock_ahead_ns; /* its clock less the real one */
-    uint32_t n_at_once;     /* stops after that many tokens of a sequence; 0 = goes on to the end */
-    bool observes_late;     /* sends an observation when it is asked to close */
-    bool swaps_tokens;      /* the later of two tokens is sent first */
-    bool quits; /* after a failed ready it says so again and is gone, as a worker does */
+    int64_t clock_ahead_ns;                            /* its clock less the real one */
+    struct loop_timing timings[4][SEQUENCE_MAX_LOOPS]; /* of the tokens, by turns */
+    uint32_t n_at_once; /* stops after that many tokens of a sequence; 0 = goes on to the end */
+    bool observes_late; /* sends an observation when it is asked to close */
+    bool swaps_tokens;  /* the later of two tokens is sent first */
+    bool quits;         /* after a failed ready it says so again and is gone, as a worker does */
     /* what it saw */
     struct control_welcome welcome;
     struct control_sequence shutdown;
@@ -73,6 +74,7 @@ static inline void fake_generate(struct fake *f, const struct sequence_params *p
         t->position = p->prompt_tokens + i;
         t->id = (int32_t)(i % 4);
         t->exit_loop = 1 + i % 3;
+        memcpy(t->timings, f->timings[i % 4], sizeof t->timings);
         is_last = i + 1 == p->max_tokens;
         for (uint32_t k = 0; k < p->n_stop_ids; k++)
             is_last = is_last || p->stop_ids[k] == t->id;

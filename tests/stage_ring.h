@@ -63,6 +63,7 @@ struct ring_sequence {
     uint32_t n_computed[SEQUENCE_MAX_LOOPS]; /* positions that were run at each loop */
     bool is_done, is_closing;
     uint32_t n_closed;
+    uint64_t since_ns; /* the prompt's last row set out, or the last token came out */
 };
 
 struct ring_worker_state {
@@ -265,6 +266,21 @@ static inline void ring_check_stage(struct ring *r, uint32_t index)
     assert_int_equal(n_blocks, s->kv.pool.n_used);
 }
 
+/* The loops' times add up to all that has passed since the token before: nothing is left out, and
+ * nothing is told twice. The parts are floats: a few times 1e-7 of them may be missing. */
+static inline void ring_check_timings(const struct ring *r, const struct ring_sequence *q,
+                                      const struct control_token *token)
+{
+    double sum_s = 0.0, passed_s = (double)(r->now_ns - q->since_ns) / 1e9;
+    for (uint32_t t = 0; t < token->exit_loop; t++) {
+        const struct loop_timing *timing = &token->timings[t];
+        assert_true(timing->hop_s >= 0.0 && timing->wait_s >= 0.0f && timing->compute_s >= 0.0f);
+        sum_s += timing->hop_s + (double)timing->wait_s + (double)timing->compute_s;
+    }
+    if (sum_s < passed_s * (1 - 1e-6) || sum_s > passed_s * (1 + 1e-6))
+        fail_msg("the loops of a token took %.9f s, %.9f have passed", sum_s, passed_s);
+}
+
 static inline void ring_step(struct ring *r, uint32_t index, struct stage_event event,
                              const uint64_t *rows)
 {
@@ -290,6 +306,8 @@ static inline void ring_step(struct ring *r, uint32_t index, struct stage_event 
         q->ids[o->tokens[i].position] = o->tokens[i].id;
         q->exits[q->n_tokens++] = o->tokens[i].exit_loop;
         q->is_done = o->tokens[i].is_last;
+        ring_check_timings(r, q, &o->tokens[i]);
+        q->since_ns = r->now_ns;
     }
     if (o->start != NULL)
         ring_run_batch(r, w, o->start);
@@ -354,6 +372,7 @@ static inline void ring_prompt(struct ring *r, uint64_t id, uint32_t chunk)
                                            .sent_ns = first + rows == n ? r->now_ns : 0};
         m->frames[0].ids = calloc(rows, sizeof(int32_t));
         memcpy(m->frames[0].ids, q->ids + first, rows * sizeof(int32_t));
+        q->since_ns = r->now_ns;
         ring_post(r, RING_MAX_WORKERS,
                   (uint32_t)ring_worker((int)r->n_workers, q->params.ring_offset, 1), m);
     }

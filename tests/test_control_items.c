@@ -21,6 +21,9 @@ static void test_control_tokens(void **state)
                                           .logprob = i % 3 ? -0.5f * (float)i : -INFINITY,
                                           .is_last = i % 5 == 0,
                                           .n_top = (uint32_t)i % (SEQUENCE_MAX_LOGPROBS + 1)};
+        for (uint32_t k = 0; k < items[i].exit_loop; k++)
+            items[i].timings[k] =
+                (struct loop_timing){i % 2 ? -1e9 * i : 1e-9 * k, (float)i, 0.5f * (float)k};
         for (uint32_t k = 0; k < items[i].n_top; k++) {
             items[i].top_ids[k] = INT32_MAX - (int32_t)k;
             items[i].top_logprobs[k] = k == 3 ? -INFINITY : -(float)k;
@@ -70,6 +73,32 @@ static void test_control_tokens_refuse(void **state)
     refused(&m, "top_ids is -7");
     items[1] = good, items[1].top_logprobs[0] = NAN;
     refused(&m, "top_logprobs is nan");
+    items[1] = good, items[1].timings[0].hop_s = NAN;
+    refused(&m, "tokens[1] of 2: hops[0] is nan");
+    items[1] = good, items[1].timings[0].hop_s = -INFINITY;
+    refused(&m, "hops[0] is -inf");
+    items[1] = good, items[1].timings[0].wait_s = -1.0f;
+    refused(&m, "waits is -1");
+    items[1] = good, items[1].timings[0].compute_s = INFINITY;
+    refused(&m, "computes is inf");
+}
+
+static void test_control_token_has_a_timing_for_each_of_its_loops(void **state)
+{
+    (void)state;
+    struct control_token item = {.sequence = 1, .id = 1, .exit_loop = 2};
+    struct control_message m = {.kind = CONTROL_TOKENS, .tokens = {1, &item}}, out;
+    size_t len;
+    struct err err = {0};
+    unsigned char *bytes = encode(&m, &len);
+    /* exit_loop is field 4: tag 0x20, then its value. */
+    unsigned char *at = memchr(bytes + 10, 0x20, len - 10);
+    assert_non_null(at);
+    assert_int_equal(at[1], 2);
+    at[1] = 3;
+    assert_int_equal(control_decode(bytes, len, &out, &err), STATUS_CORRUPT);
+    assert_non_null(strstr(err.message, "2 hops, 2 waits and 2 computes, but it ran 3 loops"));
+    free(bytes);
 }
 
 static void test_control_observations(void **state)
@@ -179,6 +208,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_control_tokens),
         cmocka_unit_test(test_control_tokens_refuse),
+        cmocka_unit_test(test_control_token_has_a_timing_for_each_of_its_loops),
         cmocka_unit_test(test_control_observations),
         cmocka_unit_test(test_control_refuses_a_flood_of_empty_items),
     };

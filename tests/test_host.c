@@ -112,10 +112,27 @@ static void test_host_reads_meminfo(void **state)
     assert_int_equal(host_meminfo_available_bytes(root), 3000 * 1024);
 }
 
+static void test_host_boot_id_is_one_line(void **state)
+{
+    (void)state;
+    char all[64], again[64], cut[5];
+    host_boot_id(all, sizeof all);
+    host_boot_id(again, sizeof again);
+    host_boot_id(cut, sizeof cut);
+    assert_int_equal(strlen(all), 36); /* a UUID */
+    assert_null(strchr(all, '\n'));
+    assert_string_equal(all, again);
+    assert_int_equal(strlen(cut), 4);
+    assert_memory_equal(cut, all, 4);
+    host_boot_id(cut, 1);
+    assert_string_equal(cut, "");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_host_says_plausible_things),
+        cmocka_unit_test(test_host_boot_id_is_one_line),
         cmocka_unit_test_setup_teardown(test_host_without_any_file_knows_no_limit, make_root,
                                         remove_root),
         cmocka_unit_test_setup_teardown(test_host_takes_the_tightest_limit_of_version_2, make_root,

@@ -96,12 +96,15 @@ static void world_close(struct world *w)
     model_files_remove(w->dir);
 }
 
-/* A sequence of one prompt token and one output token, with loop 1 on rank 2 and loop 2 here. */
 /* One token, as the coordinator sends it. */
 static void send_prompt(struct world *w, uint64_t sequence)
 {
-    const struct frame frame = {
-        .sequence = sequence, .loop = 1, .n_rows = 1, .flags = FRAME_LIVE, .survival = 1.0f};
+    const struct frame frame = {.sequence = sequence,
+                                .loop = 1,
+                                .n_rows = 1,
+                                .flags = FRAME_LIVE,
+                                .survival = 1.0f,
+                                .sent_ns = host_now_ns()};
     const int32_t id = 3;
     size_t cap_bytes = bundle_header_bytes() + frame_bytes(1, 1, FRAME_LIVE, D_MODEL);
     struct transport_message *message;
@@ -115,6 +118,7 @@ static void send_prompt(struct world *w, uint64_t sequence)
     assert_int_equal(transport_post(w->ranks[0], 1, message, NULL), STATUS_OK);
 }
 
+/* A sequence of one prompt token and one output token, with loop 1 on rank 2 and loop 2 here. */
 static void open_sequence(struct world *w, uint64_t sequence)
 {
     struct control_message m = {.kind = CONTROL_OPEN};
@@ -126,6 +130,35 @@ static void open_sequence(struct world *w, uint64_t sequence)
     send_control(w, &m);
     struct control_message opened = receive(w, CONTROL_OPENED);
     assert_int_equal(opened.sequence.failure, STATUS_OK);
+}
+
+/* The loops of a token have taken some time, and no more than has passed. */
+static void check_timings(const struct control_token *token, uint32_t n_loops, uint64_t passed_ns)
+{
+    double sum_s = 0.0;
+    assert_int_equal(token->exit_loop, n_loops);
+    for (uint32_t t = 0; t < n_loops; t++) {
+        const struct loop_timing *timing = &token->timings[t];
+        assert_true(timing->hop_s >= 0.0 && timing->compute_s > 0.0f);
+        assert_true((timing->hop_s > 0.0) == (t == 0)); /* loop 2 runs on the same worker */
+        sum_s += timing->hop_s + (double)timing->wait_s + (double)timing->compute_s;
+    }
+    assert_true(sum_s < (double)passed_ns / 1e9 * (1 + 1e-6));
+}
+
+static void test_worker_says_its_clock_with_its_counters(void **state)
+{
+    (void)state;
+    struct world w;
+    world_open(&w, 1);
+    const uint64_t begin_ns = host_now_ns();
+    send_control(&w, &(struct control_message){.kind = CONTROL_STATS_REQUEST, .stats.tag = 9});
+    struct control_message m = receive(&w, CONTROL_STATS);
+    assert_int_equal(m.stats.tag, 9);
+    assert_true(begin_ns <= m.stats.clock_ns && m.stats.clock_ns <= host_now_ns());
+    send_control(&w, &(struct control_message){.kind = CONTROL_SHUTDOWN});
+    receive(&w, CONTROL_GOODBYE);
+    world_close(&w);
 }
 
 /* Its targets come with the open, serve the batch, and are freed by the close (leak checked). */
@@ -145,6 +178,7 @@ static void test_worker_reports_an_observed_sequence(void **state)
     m.open_targets = &target;
     send_control(&w, &m);
     receive(&w, CONTROL_OPENED);
+    const uint64_t begin_ns = host_now_ns();
     send_prompt(&w, 7);
     for (uint32_t loop = 1; loop <= 2; loop++) {
         m = receive(&w, CONTROL_OBSERVATIONS);
@@ -156,6 +190,7 @@ static void test_worker_reports_an_observed_sequence(void **state)
         control_clear(&m);
     }
     m = receive(&w, CONTROL_TOKENS);
+    check_timings(&m.tokens.items[0], 2, host_now_ns() - begin_ns);
     control_clear(&m);
     m = (struct control_message){.kind = CONTROL_CLOSE};
     m.sequence.sequence = 7;
@@ -251,6 +286,7 @@ static void test_worker_refuses_a_word_from_outside_its_ring(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_worker_says_its_clock_with_its_counters),
         cmocka_unit_test(test_worker_reports_an_observed_sequence),
         cmocka_unit_test(test_worker_refuses_a_target_outside_the_vocabulary),
         cmocka_unit_test(test_worker_hears_that_a_batch_is_over_when_rows_come_with_it),
