@@ -61,7 +61,7 @@ static size_t count_characters(const struct batch *b, int32_t id, bool skip_spec
 static json_t *text_logprobs(const struct batch_choice *c)
 {
     const struct batch *b = c->job->batch;
-    const struct batch_fields *f = &c->job->line.fields;
+    const struct body_fields *f = &c->job->line.body.fields;
     json_t *tokens = json_array(), *values = json_array(), *tops = json_array(),
            *offsets = json_array();
     size_t offset = 0;
@@ -108,7 +108,8 @@ static json_t *chat_logprobs(const struct batch_choice *c)
     for (size_t i = 0; i < c->n_tokens; i++) {
         const struct control_token *d = &c->details[i];
         json_t *entry = chat_token(b, d->id, d->logprob), *top = json_array();
-        for (uint32_t k = 0; k < d->n_top && (int64_t)k < c->job->line.fields.top_logprobs; k++)
+        for (uint32_t k = 0; k < d->n_top && (int64_t)k < c->job->line.body.fields.top_logprobs;
+             k++)
             json_array_append_new(top, chat_token(b, d->top_ids[k], d->top_logprobs[k]));
         json_object_set_new(entry, "top_logprobs", top);
         json_array_append_new(content, entry);
@@ -135,15 +136,15 @@ static json_t *loop_stats(const struct batch_choice *first, size_t n_choices)
 /* The prompt's text for echo: as it came, or what its ids stand for. */
 static json_t *prompt_text(const struct batch_job *job, size_t i_prompt)
 {
-    const struct batch_prompt *prompt = &job->line.prompts[i_prompt];
+    const struct body_prompt *prompt = &job->line.body.prompts[i_prompt];
     if (prompt->text != NULL)
         return json_stringn(prompt->text, prompt->text_bytes);
     const struct tokenizer *tokenizer = job->batch->session->tokenizer;
-    size_t n = job->n_ids[i_prompt], at = 0;
+    size_t n = job->line.body.prompts[i_prompt].n_ids, at = 0;
     char *text = tokenizer != NULL ? malloc(DETOKENIZER_MAX_BYTES) : NULL;
     size_t cap = text != NULL ? DETOKENIZER_MAX_BYTES : 0;
     struct detokenizer d;
-    detokenizer_init(&d, tokenizer, job->line.fields.skip_special);
+    detokenizer_init(&d, tokenizer, job->line.body.fields.skip_special);
     for (size_t i = 0; text != NULL && i <= n; i++) {
         char *grown = at + DETOKENIZER_MAX_BYTES > cap ? realloc(text, cap = 2 * cap) : text;
         if (grown == NULL) {
@@ -151,7 +152,8 @@ static json_t *prompt_text(const struct batch_job *job, size_t i_prompt)
             return NULL;
         }
         text = grown;
-        at += i < n ? detokenizer_push(&d, job->ids[i_prompt][i], text + at, cap - at)
+        at += i < n ? detokenizer_push(&d, job->line.body.prompts[i_prompt].ids[i], text + at,
+                                       cap - at)
                     : detokenizer_flush(&d, text + at, cap - at);
     }
     json_t *string = json_stringn(text != NULL ? text : "", at);
@@ -162,7 +164,7 @@ static json_t *prompt_text(const struct batch_job *job, size_t i_prompt)
 static json_t *choice_text(const struct batch_choice *c, size_t i_prompt)
 {
     json_t *own = json_stringn(c->text != NULL ? c->text : "", c->text_bytes);
-    if (!c->job->line.fields.echo || own == NULL)
+    if (!c->job->line.body.fields.echo || own == NULL)
         return own;
     json_t *prompt = prompt_text(c->job, i_prompt);
     json_t *both = prompt != NULL
@@ -176,25 +178,26 @@ static json_t *choice_text(const struct batch_choice *c, size_t i_prompt)
 static json_t *choice_object(const struct batch_job *job, uint32_t index)
 {
     const struct batch_choice *c = &job->choices[index];
-    const struct batch_fields *f = &job->line.fields;
+    const struct body_fields *f = &job->line.body.fields;
     size_t i_prompt = index / (uint32_t)f->n;
     json_t *out = json_pack("{s:i}", "index", (int)index);
     json_t *text = choice_text(c, i_prompt);
-    if (job->line.is_chat)
+    if (job->line.body.is_chat)
         json_object_set_new(out, "message",
                             json_pack("{s:s, s:o}", "role", "assistant", "content", text));
     else
         json_object_set_new(out, "text", text);
     json_object_set_new(out, "finish_reason", json_string(finish_reason_name(c->reason)));
     json_object_set_new(out, "logprobs",
-                        c->details == NULL  ? json_null()
-                        : job->line.is_chat ? chat_logprobs(c)
-                                            : text_logprobs(c));
+                        c->details == NULL       ? json_null()
+                        : job->line.body.is_chat ? chat_logprobs(c)
+                                                 : text_logprobs(c));
     /* Without a tokenizer the ids are all there is. */
     if (f->return_token_ids || job->batch->session->tokenizer == NULL) {
         json_object_set_new(out, "token_ids", id_list(c->ids, c->n_tokens));
-        json_object_set_new(out, "prompt_token_ids",
-                            id_list(job->ids[i_prompt], job->n_ids[i_prompt]));
+        json_object_set_new(
+            out, "prompt_token_ids",
+            id_list(job->line.body.prompts[i_prompt].ids, job->line.body.prompts[i_prompt].n_ids));
     }
     if (job->n_choices > 1)
         json_object_set_new(out, "loop_stats", loop_stats(c, 1));
@@ -204,8 +207,8 @@ static json_t *choice_object(const struct batch_job *job, uint32_t index)
 static json_t *usage_object(const struct batch_job *job)
 {
     uint64_t prompt = 0, completion = 0;
-    for (size_t i = 0; i < job->line.n_prompts; i++)
-        prompt += job->n_ids[i];
+    for (size_t i = 0; i < job->line.body.n_prompts; i++)
+        prompt += job->line.body.prompts[i].n_ids;
     for (uint32_t i = 0; i < job->n_choices; i++)
         completion += job->choices[i].n_tokens;
     return json_pack("{s:I, s:I, s:I}", "prompt_tokens", (json_int_t)prompt, "completion_tokens",
@@ -215,7 +218,7 @@ static json_t *usage_object(const struct batch_job *job)
 json_t *batch_answer_success(const struct batch_job *job)
 {
     const struct batch *b = job->batch;
-    const bool is_chat = job->line.is_chat;
+    const bool is_chat = job->line.body.is_chat;
     unsigned long long number = job->number;
     json_t *choices = json_array();
     for (uint32_t i = 0; i < job->n_choices; i++)

@@ -10,9 +10,11 @@
 #define CODE_INVALID "invalid_request"
 #define CODE_CONTEXT "context_length_exceeded"
 
-const char *batch_error_code(enum status status)
+const char *batch_error_code(const struct fault *fault)
 {
-    switch (status) {
+    if (fault->code != NULL && strcmp(fault->code, CODE_CONTEXT) == 0)
+        return CODE_CONTEXT;
+    switch (fault->err.code) {
     case STATUS_CORRUPT:
         return "invalid_json";
     case STATUS_INVALID:
@@ -27,7 +29,7 @@ const char *batch_error_code(enum status status)
 enum status batch_job_create(struct batch *b, struct batch_line *line, uint64_t number,
                              struct batch_job **out, struct err *err)
 {
-    uint32_t n = batch_line_n_choices(line);
+    uint32_t n = body_n_choices(&line->body);
     struct batch_job *job = calloc(1, sizeof *job + n * sizeof job->choices[0]);
     if (job == NULL) {
         batch_line_clear(line);
@@ -41,13 +43,14 @@ enum status batch_job_create(struct batch *b, struct batch_line *line, uint64_t 
     job->n_choices = n;
     for (uint32_t i = 0; i < n; i++)
         job->choices[i].job = job;
-    job->ids = calloc(line->n_prompts, sizeof *job->ids);
-    job->n_ids = calloc(line->n_prompts, sizeof *job->n_ids);
     *line = (struct batch_line){0};
-    if (job->ids == NULL || job->n_ids == NULL) {
-        batch_job_destroy(job);
-        return err_set(err, STATUS_NO_MEMORY, "no memory for line %llu",
-                       (unsigned long long)number);
+    if (body_wants_prompt_logprobs(&job->line.body)) {
+        job->prompt_rows = calloc(job->line.body.n_prompts, sizeof *job->prompt_rows);
+        if (job->prompt_rows == NULL) {
+            batch_job_destroy(job);
+            return err_set(err, STATUS_NO_MEMORY, "no memory for line %llu",
+                           (unsigned long long)number);
+        }
     }
     *out = job;
     return STATUS_OK;
@@ -63,45 +66,22 @@ void batch_job_destroy(struct batch_job *job)
         free(job->choices[i].details);
         free(job->choices[i].text);
     }
-    for (size_t i = 0; job->ids != NULL && i < job->line.n_prompts; i++)
-        free(job->ids[i]);
-    free(job->ids);
-    free(job->n_ids);
+    for (size_t i = 0; job->prompt_rows != NULL && i < job->line.body.n_prompts; i++)
+        prompt_rows_free(job->prompt_rows[i]);
+    free(job->prompt_rows);
     batch_line_clear(&job->line);
     free(job);
 }
 
-enum status batch_job_encode(struct batch_job *job, struct err *err)
+void batch_job_encode(struct batch_job *job)
 {
     const struct session *s = job->batch->session;
-    struct batch_line *line = &job->line;
-    bool needs_text = line->is_chat || line->fields.n_stops > 0;
-    for (size_t i = 0; i < line->n_prompts; i++)
-        needs_text = needs_text || line->prompts[i].text != NULL;
-    if (needs_text && s->tokenizer == NULL)
-        return err_set(err, STATUS_INVALID,
-                       "%s has no tokenizer.json: give the prompt as token ids, without stop "
-                       "strings",
-                       s->model_dir);
-    enum status status = STATUS_OK;
-    if (line->is_chat)
-        return chat_encode(s->tokenizer, line->messages, line->n_messages,
-                           line->fields.enable_thinking, &job->ids[0], &job->n_ids[0], err);
-    for (size_t i = 0; i < line->n_prompts && status == STATUS_OK; i++) {
-        struct batch_prompt *prompt = &line->prompts[i];
-        if (prompt->text != NULL) {
-            status = tokenizer_encode(s->tokenizer, prompt->text, prompt->text_bytes,
-                                      TOKENIZER_PARSE_SPECIAL | TOKENIZER_ADD_BOS, &job->ids[i],
-                                      &job->n_ids[i], NULL, err);
-            if (status == STATUS_OK && job->n_ids[i] == 0)
-                status = err_set(err, STATUS_INVALID, "prompt: no token stands for this text");
-        } else {
-            job->ids[i] = prompt->ids;
-            job->n_ids[i] = prompt->n_ids;
-            prompt->ids = NULL;
-        }
-    }
-    return status;
+    struct fault fault = {0};
+    enum status status = body_encode(&job->line.body, s->tokenizer,
+                                     s->checkpoint->config.vocab_size, s->model_dir, &fault);
+    job->is_encoded = status == STATUS_OK;
+    if (status != STATUS_OK)
+        batch_job_fail(job, batch_error_code(&fault), &fault.err);
 }
 
 /* ---- callbacks ------------------------------------------------------------------------------ */
@@ -128,7 +108,7 @@ static bool reserve_token(struct batch_choice *c)
     bool ok = true;
     c->ids = grow(c->ids, cap, sizeof *c->ids, &ok);
     c->exit_loops = grow(c->exit_loops, cap, sizeof *c->exit_loops, &ok);
-    if (c->job->line.fields.has_logprobs)
+    if (c->job->line.body.fields.has_logprobs)
         c->details = grow(c->details, cap, sizeof *c->details, &ok);
     if (ok)
         c->cap_tokens = cap;
@@ -186,60 +166,96 @@ static void on_end(void *user, const struct completion_end *end)
 
 /* ---- submission ----------------------------------------------------------------------------- */
 
+/* Of several answers to one prompt the first one's sequence tells of the prompt. */
+static bool observes(const struct batch_job *job, uint32_t index)
+{
+    return job->prompt_rows != NULL && index % (uint32_t)job->line.body.fields.n == 0;
+}
+
+static void on_observation(void *user, const struct control_observation *row)
+{
+    const struct batch_choice *c = user;
+    size_t prompt = (size_t)(c - c->job->choices) / (size_t)c->job->line.body.fields.n;
+    prompt_rows_take(c->job->prompt_rows[prompt], row);
+}
+
+/* The targets of one prompt are its own ids; prompts of one line differ in length. */
+static enum status make_rows(struct batch_job *job, uint32_t index, uint32_t i_prompt,
+                             struct completion_request *request, struct fault *fault)
+{
+    struct sequence_params *p = &request->params;
+    if (!observes(job, index)) {
+        p->observe_top = p->n_observe_targets = 0;
+        return STATUS_OK;
+    }
+    p->n_observe_targets = request->n_prompt - 1;
+    request->observe_targets = request->prompt_ids + 1;
+    request->on_observation = on_observation;
+    if (job->prompt_rows[i_prompt] == NULL)
+        job->prompt_rows[i_prompt] =
+            prompt_rows_create(request->prompt_ids, request->n_prompt, p,
+                               (uint32_t)job->batch->session->checkpoint->config.n_loops);
+    if (job->prompt_rows[i_prompt] != NULL)
+        return STATUS_OK;
+    struct err err;
+    err_set(&err, STATUS_NO_MEMORY, "no memory for the rows of %u prompt tokens",
+            request->n_prompt);
+    fault_from_err(fault, &err);
+    return err.code;
+}
+
 /* The request's parameters: the command line's, then the line's. */
-static enum status make_request(const struct batch_job *job, uint32_t index,
-                                struct completion_request *request, struct err *err)
+static enum status make_request(struct batch_job *job, uint32_t index,
+                                struct completion_request *request, struct fault *fault)
 {
     const struct batch *b = job->batch;
-    const struct batch_fields *f = &job->line.fields;
+    const struct body_fields *f = &job->line.body.fields;
     struct request_options defaults = *b->defaults;
+    struct err err;
     /* The default stop ids depend on it. */
-    if (f->given & BATCH_IGNORE_EOS)
+    if (f->given & BODY_IGNORE_EOS)
         defaults.ignore_eos = f->ignore_eos;
     uint32_t prompt = index / (uint32_t)f->n;
+    request->prompt_ids = job->line.body.prompts[prompt].ids;
+    request->n_prompt = (uint32_t)job->line.body.prompts[prompt].n_ids;
     enum status status =
-        request_options_apply(&defaults, b->session, (uint32_t)job->n_ids[prompt], request, err);
-    if (status == STATUS_OK)
-        status = batch_line_apply(&job->line, index % (uint32_t)f->n, &request->params, err);
-    if (f->given & BATCH_STOP) {
+        request_options_apply(&defaults, b->session, request->n_prompt, request, &err);
+    if (status != STATUS_OK) {
+        fault_from_err(fault, &err);
+        return status;
+    }
+    status = body_apply(&job->line.body, &b->session->checkpoint->config, &request->params, fault);
+    request->params.sampling.seed += index % (uint32_t)f->n;
+    if (f->given & BODY_STOP) {
         request->n_stops = f->n_stops;
         memcpy(request->stops, f->stops, f->n_stops * sizeof f->stops[0]);
     }
     request->include_stop = f->include_stop;
     request->keep_special = !f->skip_special;
-    return status;
+    return status == STATUS_OK ? make_rows(job, index, prompt, request, fault) : status;
 }
 
 enum status batch_job_submit(struct batch_job *job, struct err *err)
 {
     struct batch *b = job->batch;
-    uint32_t index = job->n_submitted, prompt = index / (uint32_t)job->line.fields.n;
+    uint32_t index = job->n_submitted;
     struct batch_choice *choice = &job->choices[index];
     struct completion_request request = {
-        .prompt_ids = job->ids[prompt],
-        .n_prompt = (uint32_t)job->n_ids[prompt],
         .user = choice,
         .on_token = on_token,
         .on_end = on_end,
     };
-    enum status status = make_request(job, index, &request, err);
-    uint64_t length = (uint64_t)request.n_prompt + request.params.max_tokens;
-    uint64_t context = (uint64_t)b->session->checkpoint->config.max_positions;
-    if (status == STATUS_OK && length > context) {
-        status = err_set(err, STATUS_INVALID,
-                         "the prompt has %u tokens and max_tokens is %u, together %llu; the "
-                         "model's context is %llu",
-                         request.n_prompt, request.params.max_tokens, (unsigned long long)length,
-                         (unsigned long long)context);
-        batch_job_fail(job, CODE_CONTEXT, err);
-        return status;
-    }
-    if (status == STATUS_OK)
+    struct fault fault = {0};
+    enum status status = make_request(job, index, &request, &fault);
+    if (status == STATUS_OK) {
         status = coordinator_submit(b->session->coordinator, &request, &choice->request, err);
+        if (status != STATUS_OK && status != STATUS_FULL)
+            fault_from_err(&fault, err);
+    }
     if (status == STATUS_OK)
         job->n_submitted++;
     else if (status != STATUS_FULL)
-        batch_job_fail(job, batch_error_code(status), err);
+        batch_job_fail(job, batch_error_code(&fault), &fault.err);
     return status;
 }
 

@@ -112,8 +112,8 @@ static enum status write_error(struct batch *b, uint64_t number, const char *cus
 
 static void count_job(struct batch_totals *t, const struct batch_job *job)
 {
-    for (size_t i = 0; i < job->line.n_prompts; i++)
-        t->prompt_tokens += job->n_ids[i];
+    for (size_t i = 0; i < job->line.body.n_prompts; i++)
+        t->prompt_tokens += job->line.body.prompts[i].n_ids;
     for (uint32_t c = 0; c < job->n_choices; c++) {
         const struct batch_choice *choice = &job->choices[c];
         t->n_choices++;
@@ -177,7 +177,7 @@ static enum status take_line(struct batch *b, bool is_too_long, const char *text
                              struct err *err)
 {
     struct batch_line line;
-    struct err why = {0};
+    struct fault why = {0};
     struct batch_id *id;
     uint64_t number = b->input.n_lines;
     if (is_too_long)
@@ -185,7 +185,8 @@ static enum status take_line(struct batch *b, bool is_too_long, const char *text
     uint64_t input_hash = batch_hash_line(b->run_hash, text, n);
     enum status bad = batch_line_parse(text, n, number, &line, &why);
     if (is_too_long)
-        err_set(&why, STATUS_INVALID, "the line has more than %zu bytes", b->input.max_line);
+        fault_request(&why, STATUS_INVALID, NULL, NULL, "the line has more than %zu bytes",
+                      b->input.max_line);
     char custom_id[sizeof line.custom_id];
     strcpy(custom_id, line.custom_id);
     enum status status = batch_ids_get(&b->ids, custom_id, &id, err);
@@ -207,11 +208,10 @@ static enum status take_line(struct batch *b, bool is_too_long, const char *text
         return STATUS_OK;
     }
     if (verdict == BATCH_DUPLICATE) {
-        err_set(&why, STATUS_INVALID, "custom_id: an earlier line of the input has the same one");
-        return write_error(b, number, custom_id, input_hash, BATCH_CODE_DUPLICATE, why.message,
-                           err);
+        return write_error(b, number, custom_id, input_hash, BATCH_CODE_DUPLICATE,
+                           "custom_id: an earlier line of the input has the same one", err);
     }
-    return write_error(b, number, custom_id, input_hash, batch_error_code(why.code), why.message,
+    return write_error(b, number, custom_id, input_hash, batch_error_code(&why), why.err.message,
                        err);
 }
 
@@ -220,11 +220,8 @@ static enum status submit_pending(struct batch *b, bool *is_full, struct err *er
 {
     struct batch_job *job = b->pending;
     struct err why = {0};
-    if (job->n_submitted == 0 && job->code == NULL && job->ids[0] == NULL) {
-        enum status status = batch_job_encode(job, &why);
-        if (status != STATUS_OK)
-            batch_job_fail(job, batch_error_code(status), &why);
-    }
+    if (!job->is_encoded && job->code == NULL)
+        batch_job_encode(job);
     while (job->code == NULL && job->n_submitted < job->n_choices && b->n_flying < b->window) {
         enum status status = batch_job_submit(job, &why);
         if (status == STATUS_FULL && b->n_flying == 0)

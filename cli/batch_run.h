@@ -12,6 +12,7 @@
 #include "cli/request_options.h"
 #include "cli/session.h"
 #include "coordinator/coordinator.h"
+#include "coordinator/prompt_rows.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -37,9 +38,10 @@ struct batch_job {
     struct batch_line line;
     uint64_t number; /* of the line */
     uint64_t input_hash;
-    int64_t created; /* unix seconds */
-    int32_t **ids;   /* [line.n_prompts] */
-    size_t *n_ids;
+    int64_t created;                  /* unix seconds */
+    bool is_encoded;                  /* its prompts are ids */
+    struct prompt_rows **prompt_rows; /* [line.body.n_prompts] where the prompts' own
+                                         log-probabilities are asked for; else NULL */
     uint32_t n_choices, n_submitted, n_ended;
     const char *code; /* of the failure; NULL: none */
     struct err err;
@@ -92,16 +94,16 @@ enum status batch_run(struct batch *b, struct err *err);
 enum status batch_job_create(struct batch *b, struct batch_line *line, uint64_t number,
                              struct batch_job **out, struct err *err);
 void batch_job_destroy(struct batch_job *job); /* NULL is fine */
-/* Makes the token ids of all prompts. STATUS_INVALID and others are the line's own failure. */
-enum status batch_job_encode(struct batch_job *job, struct err *err);
+/* Makes the token ids of all prompts; when it cannot, the line has failed. */
+void batch_job_encode(struct batch_job *job);
 /* Submits the next choice. STATUS_FULL: later; others are the line's own failure. */
 enum status batch_job_submit(struct batch_job *job, struct err *err);
 /* The line has failed: the first reason stays, and what is under way is cancelled. */
 void batch_job_fail(struct batch_job *job, const char *code, const struct err *err);
 /* Cancels its choices that are under way. */
 void batch_job_cancel(struct batch_job *job);
-/* The error code in the output for a failure with that status. */
-const char *batch_error_code(enum status status);
+/* The error code in the output for a failure of that kind. */
+const char *batch_error_code(const struct fault *fault);
 
 /* A choice has ended (from the callback). In batch_run.c. */
 void batch_choice_ended(struct batch_choice *choice);

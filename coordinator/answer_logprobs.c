@@ -24,7 +24,8 @@ static const char *token_bytes(const struct answer *a, int32_t id, size_t *n)
 }
 
 /* The token's text, in `room` where it has to be made: a token that is no UTF-8 by itself is
- * written as \x.., as OpenAI's API does. */
+ * written as \x.., as OpenAI's API does. So is one with a NUL, which many readers refuse in a key.
+ */
 static const char *spell(const struct answer *a, int32_t id, char room[SPELLED_BYTES], size_t *n)
 {
     const char *bytes = token_bytes(a, id, n);
@@ -32,7 +33,7 @@ static const char *spell(const struct answer *a, int32_t id, char room[SPELLED_B
         *n = (size_t)snprintf(room, SPELLED_BYTES, "token_id:%d", (int)id);
         return room;
     }
-    if (json_is_utf8(bytes, *n))
+    if (json_is_utf8(bytes, *n) && memchr(bytes, '\0', *n) == NULL)
         return bytes;
     static const char head[] = "bytes:", digits[] = "0123456789abcdef";
     size_t at = sizeof head - 1;

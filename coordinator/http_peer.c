@@ -58,6 +58,14 @@ static void peer_received(struct evbuffer *input, const struct evbuffer_cb_info 
         peer->reading_since_ns = host_now_ns();
 }
 
+/* All that was waiting for the socket is in it. */
+static void peer_sent(struct evbuffer *output, const struct evbuffer_cb_info *info, void *user)
+{
+    struct http_peer *peer = user;
+    if (info->n_deleted > 0 && peer->exchange && evbuffer_get_length(output) == 0)
+        http_stream_count_marks(peer->exchange, host_now_ns());
+}
+
 static bool remember_fd(struct http_server *server, struct http_peer *peer)
 {
     size_t at = (size_t)peer->fd;
@@ -99,7 +107,8 @@ static void adopt_newcomers(evutil_socket_t fd, short what, void *user)
             setsockopt(peer->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
             evhttp_connection_set_closecb(connection, peer_closed, peer);
             if (peer->fd < 0 || !remember_fd(server, peer) ||
-                !evbuffer_add_cb(bufferevent_get_input(bev), peer_received, peer))
+                !evbuffer_add_cb(bufferevent_get_input(bev), peer_received, peer) ||
+                !evbuffer_add_cb(bufferevent_get_output(bev), peer_sent, peer))
                 evhttp_connection_free(connection);
         }
         bufferevent_decref(bev);

@@ -155,6 +155,8 @@ void http_exchange_release(struct http_exchange *x)
         while (*at != x)
             at = &(*at)->next_with_news;
         *at = x->next_with_news;
+        if (!*at)
+            server->with_news_end = at;
     }
     if (x->previous)
         x->previous->next = x->next;

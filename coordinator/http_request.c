@@ -367,8 +367,9 @@ static void add_news(struct http_exchange *x, uint32_t choice)
     }
     if (!x->is_on_news_list) {
         x->is_on_news_list = true;
-        x->next_with_news = x->server->with_news;
-        x->server->with_news = x;
+        x->next_with_news = NULL;
+        *x->server->with_news_end = x;
+        x->server->with_news_end = &x->next_with_news;
     }
 }
 
@@ -417,8 +418,10 @@ void http_request_take_deliveries(struct http_server *server)
         d = next;
     }
     struct http_exchange *x;
-    while ((x = server->with_news)) {
+    while ((x = server->with_news)) { /* in the order they came */
         server->with_news = x->next_with_news;
+        if (!server->with_news)
+            server->with_news_end = &server->with_news;
         x->is_on_news_list = false;
         bool is_over = x->n_ended == x->job->n_choices;
         if (x->is_answered) {

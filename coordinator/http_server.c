@@ -76,6 +76,7 @@ enum status http_server_create(const struct http_server_config *config, struct h
         return err_set(err, STATUS_NO_MEMORY, "no memory for the HTTP server");
     server->config = *config;
     server->wake_fd = -1;
+    server->with_news_end = &server->with_news;
     fill_defaults(&server->config);
     const struct http_server_config *c = &server->config;
     enum status status = metrics_create(&no_workers, &server->metrics, err);
@@ -124,6 +125,7 @@ void http_server_destroy(struct http_server *server)
     SSL_CTX_free(server->tls);
     metrics_destroy(server->metrics);
     text_free(&server->json);
+    text_free(&server->events);
     free(atomic_load(&server->opening));
     free(server->peer_by_fd);
     free(server);

@@ -101,14 +101,14 @@ struct http_server {
     uint32_t n_peers; /* newcomers included */
     struct http_peer **peer_by_fd;
     size_t n_fds;
-    struct http_exchange *exchanges, *with_news;
+    struct http_exchange *exchanges, *with_news, **with_news_end;
     uint32_t n_exchanges;
     uint32_t n_waiting, n_running; /* choices: not started, started */
     uint64_t waiting_tokens;
     double choice_interval_s; /* between two ends of choices, smoothed; 0: not known */
     uint64_t last_end_ns;
-    struct text json;         /* one chunk or body */
-    struct evbuffer *scratch; /* one write */
+    struct text json, events; /* a body; what one write to a stream carries */
+    struct evbuffer *scratch; /* a body on its way to evhttp */
 
     bool was_cut_short;
     bool is_ending;          /* run returns when everything is out, */

@@ -3,7 +3,15 @@
 #include "coordinator/http_state.h"
 
 #include <event2/http_struct.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+
+/* Room for the length in front of a chunk: eight digits, and what ends their line. */
+static const char CHUNK_HEAD[] = "00000000\r\n";
+enum { CHUNK_HEAD_BYTES = sizeof CHUNK_HEAD - 1 };
+
+/* ---- from the engine's token to the socket --------------------------------------------------- */
 
 /* Tokens that are in the socket now. */
 void http_stream_count_marks(struct http_exchange *x, uint64_t now_ns)
@@ -26,11 +34,7 @@ void http_stream_mark(struct http_exchange *x, uint64_t at_ns)
     x->marks[x->n_marks++] = (struct http_mark){.at_ns = at_ns, .n_tokens = 1};
 }
 
-static void all_is_sent(struct evhttp_connection *connection, void *user)
-{
-    (void)connection;
-    http_stream_count_marks(user, host_now_ns());
-}
+/* ---- writing -------------------------------------------------------------------------------- */
 
 static void send_head(struct http_exchange *x)
 {
@@ -48,52 +52,95 @@ static void send_head(struct http_exchange *x)
     evhttp_send_reply_start(request, 200, NULL);
 }
 
-/* Writes what is in scratch. A reader that lets too much pile up is cut off: x may be gone. */
-static void send_scratch(struct http_exchange *x)
+/* The server's text for the events of one write, with room for a chunk's head. */
+static struct text *begin_events(struct http_server *server)
+{
+    text_reset(&server->events);
+    text_add(&server->events, CHUNK_HEAD, CHUNK_HEAD_BYTES);
+    return &server->events;
+}
+
+static bool has_events(const struct text *events)
+{
+    return events->len_bytes > CHUNK_HEAD_BYTES;
+}
+
+static void cut_slow_reader(struct http_exchange *x, size_t unsent_bytes)
 {
     struct http_server *server = x->server;
-    struct evhttp_connection *connection = evhttp_request_get_connection(x->request);
-    x->last_write_ns = host_now_ns();
-    evhttp_send_reply_chunk_with_cb(x->request, server->scratch, all_is_sent, x);
-    size_t unsent_bytes = evbuffer_get_length(bufferevent_get_output(x->peer->bev));
-    if (unsent_bytes <= server->config.max_unsent_bytes)
-        return;
     struct log_field fields[] = {LOG_S("request_id", x->request_id),
                                  LOG_I("unsent_bytes", unsent_bytes), LOG_S("client", x->client)};
     server_log(server->config.log, LOG_LEVEL_WARN, "slow_reader_cut", fields,
                sizeof fields / sizeof fields[0]);
     metrics_cancelled(server->metrics, "slow_reader");
     x->is_cut = true;
-    evhttp_connection_free(connection);
+    evhttp_connection_free(evhttp_request_get_connection(x->request));
 }
 
-static bool add_event(struct http_server *server, const struct text *json)
+/* Writes the events. False: the client is cut off, and x may be gone.
+ *
+ * Where nothing waits before them the socket gets them now: by way of the loop each write would
+ * wait until the events of all other streams are made, and cost two more system calls. What the
+ * socket does not take, and its errors, are left to the loop. */
+static bool send_events(struct http_exchange *x)
 {
-    return !json->is_broken && evbuffer_add(server->scratch, "data: ", 6) == 0 &&
-           evbuffer_add(server->scratch, json->bytes, json->len_bytes) == 0 &&
-           evbuffer_add(server->scratch, "\n\n", 2) == 0;
+    struct http_server *server = x->server;
+    struct text *events = &server->events;
+    struct evbuffer *output = bufferevent_get_output(x->peer->bev);
+    size_t at = CHUNK_HEAD_BYTES;
+    if (!x->is_head_sent)
+        send_head(x);
+    if (x->request->chunked) {
+        char head[CHUNK_HEAD_BYTES + 1];
+        snprintf(head, sizeof head, "%08x\r\n", (unsigned)(events->len_bytes - CHUNK_HEAD_BYTES));
+        text_add(events, "\r\n", 2);
+        if (!events->is_broken)
+            memcpy(events->bytes, head, CHUNK_HEAD_BYTES);
+        at = 0;
+    }
+    if (events->is_broken) { /* no memory: a hole in the stream would look like text */
+        evhttp_connection_free(evhttp_request_get_connection(x->request));
+        return false;
+    }
+    x->last_write_ns = host_now_ns();
+    if (!server->tls && evbuffer_get_length(output) == 0) {
+        ssize_t n = send(x->peer->fd, events->bytes + at, events->len_bytes - at,
+                         MSG_DONTWAIT | MSG_NOSIGNAL);
+        at += n > 0 ? (size_t)n : 0;
+        if (at == events->len_bytes) {
+            http_stream_count_marks(x, host_now_ns());
+            return true;
+        }
+    }
+    if (evbuffer_add(output, events->bytes + at, events->len_bytes - at) != 0) {
+        evhttp_connection_free(evhttp_request_get_connection(x->request));
+        return false;
+    }
+    if (evbuffer_get_length(output) <= server->config.max_unsent_bytes)
+        return true;
+    cut_slow_reader(x, evbuffer_get_length(output));
+    return false;
 }
 
 /* The last words; x may be gone afterwards. */
 static void finish(struct http_exchange *x)
 {
-    static const char done[] = "data: [DONE]\n\n";
-    struct http_server *server = x->server;
     struct evhttp_request *request = x->request;
-    evbuffer_add(server->scratch, done, sizeof done - 1);
-    x->last_write_ns = host_now_ns();
+    text_adds(&x->server->events, "data: [DONE]\n\n");
+    if (!send_events(x))
+        return;
     http_watch_end(x);
-    evhttp_send_reply_chunk_with_cb(request, server->scratch, NULL, NULL);
     evhttp_send_reply_end(request);
 }
 
+/* ---- events --------------------------------------------------------------------------------- */
+
 void http_stream_write_news(struct http_exchange *x)
 {
-    struct http_server *server = x->server;
     const bool wants_rows = body_wants_prompt_logprobs(&x->job->body);
-    bool is_good = true;
+    const bool is_over = x->n_ended == x->job->n_choices;
+    struct text *events = begin_events(x->server);
     uint32_t n_kept = 0;
-    evbuffer_drain(server->scratch, evbuffer_get_length(server->scratch));
     for (uint32_t i = 0; i < x->n_news; i++) {
         const struct answer_choice *c = &x->answer.choices[x->news[i]];
         if (wants_rows && !c->prompt_rows && !c->has_ended) { /* its first chunk has them all */
@@ -101,55 +148,40 @@ void http_stream_write_news(struct http_exchange *x)
             continue;
         }
         x->choices[x->news[i]].has_news = false;
-        text_reset(&server->json);
-        while (answer_write_chunk(&x->answer, x->news[i], &server->json)) {
-            is_good = add_event(server, &server->json) && is_good;
-            text_reset(&server->json);
-        }
+        size_t len_bytes = events->len_bytes;
+        text_add(events, "data: ", 6);
+        if (answer_write_chunk(&x->answer, x->news[i], events))
+            text_add(events, "\n\n", 2);
+        else
+            events->len_bytes = len_bytes;
     }
     x->n_news = n_kept;
-    bool is_over = x->n_ended == x->job->n_choices;
     if (is_over && x->job->body.fields.include_usage) {
-        text_reset(&server->json);
-        answer_write_usage_chunk(&x->answer, &server->json);
-        is_good = add_event(server, &server->json) && is_good;
+        text_add(events, "data: ", 6);
+        answer_write_usage_chunk(&x->answer, events);
+        text_add(events, "\n\n", 2);
     }
-    if (!is_good) { /* no memory: a hole in the stream would look like text */
-        evhttp_connection_free(evhttp_request_get_connection(x->request));
-        return;
-    }
-    if (!x->is_head_sent && (is_over || evbuffer_get_length(server->scratch)))
-        send_head(x);
     if (is_over)
         finish(x);
-    else if (evbuffer_get_length(server->scratch))
-        send_scratch(x);
+    else if (has_events(events) || events->is_broken)
+        send_events(x);
 }
 
 void http_stream_ping(struct http_exchange *x, uint64_t now_ns)
 {
-    static const char ping[] = ": ping\n\n";
-    struct http_server *server = x->server;
     if (now_ns < x->last_write_ns ||
-        (double)(now_ns - x->last_write_ns) / 1e9 < server->config.ping_interval_s)
+        (double)(now_ns - x->last_write_ns) / 1e9 < x->server->config.ping_interval_s)
         return;
-    if (!x->is_head_sent)
-        send_head(x);
-    evbuffer_drain(server->scratch, evbuffer_get_length(server->scratch));
-    evbuffer_add(server->scratch, ping, sizeof ping - 1);
-    send_scratch(x);
+    text_adds(begin_events(x->server), ": ping\n\n");
+    send_events(x);
 }
 
 void http_stream_fail(struct http_exchange *x, const struct fault *fault)
 {
-    struct http_server *server = x->server;
-    evbuffer_drain(server->scratch, evbuffer_get_length(server->scratch));
-    text_reset(&server->json);
-    answer_write_fault(fault, &server->json);
+    struct text *events = begin_events(x->server);
     x->failure_code = fault->code ? fault->code : fault->type;
-    if (!add_event(server, &server->json)) {
-        evhttp_connection_free(evhttp_request_get_connection(x->request));
-        return;
-    }
+    text_add(events, "data: ", 6);
+    answer_write_fault(fault, events);
+    text_add(events, "\n\n", 2);
     finish(x);
 }

@@ -1,11 +1,13 @@
 /* Writes all metrics in Prometheus' text format 0.0.4, each family in one piece. */
 #include "coordinator/metrics_state.h"
 
-#include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
+
+enum { NUMBER_BYTES = 32 };
 
 void metrics_add_escaped(struct text *out, const char *value, size_t len_bytes)
 {
@@ -25,26 +27,28 @@ void metrics_add_escaped(struct text *out, const char *value, size_t len_bytes)
     }
 }
 
-void metrics_add_number(struct text *out, double value)
+/* The shortest text of a double that reads back the same, at most 24 characters. */
+static void number_text(double value, char text[NUMBER_BYTES])
 {
     if (isnan(value)) {
-        text_adds(out, "NaN");
-        return;
+        strcpy(text, "NaN");
+    } else if (isinf(value)) {
+        strcpy(text, value > 0 ? "+Inf" : "-Inf");
+    } else if (value == floor(value) && fabs(value) < 9007199254740992.0) {
+        snprintf(text, NUMBER_BYTES, "%.0f", value);
+    } else {
+        for (int digits = 15; digits <= 17; digits++) {
+            snprintf(text, NUMBER_BYTES, "%.*g", digits, value);
+            if (strtod(text, NULL) == value)
+                break;
+        }
     }
-    if (isinf(value)) {
-        text_adds(out, value > 0 ? "+Inf" : "-Inf");
-        return;
-    }
-    if (value == floor(value) && fabs(value) < 9007199254740992.0) {
-        text_addf(out, "%.0f", value);
-        return;
-    }
-    char text[40];
-    for (int digits = 15; digits <= 17; digits++) {
-        snprintf(text, sizeof text, "%.*g", digits, value);
-        if (strtod(text, NULL) == value)
-            break;
-    }
+}
+
+void metrics_add_number(struct text *out, double value)
+{
+    char text[NUMBER_BYTES];
+    number_text(value, text);
     text_adds(out, text);
 }
 
@@ -61,8 +65,25 @@ static void add_name(struct text *out, const char *name, const char *suffix, con
     text_adds(out, " ");
 }
 
+/* A page may have ten thousand of these, and streams wait while it is written. */
+static void add_count(struct text *out, uint64_t n)
+{
+    char digits[20], *at = digits + sizeof digits;
+    do
+        *--at = (char)('0' + n % 10);
+    while ((n /= 10) > 0);
+    text_add(out, at, (size_t)(digits + sizeof digits - at));
+}
+
+/* ends[i] is the value of the label le of bucket i. */
+static void write_bucket_ends(const struct metric_buckets *buckets, char ends[][NUMBER_BYTES])
+{
+    for (size_t i = 0; i <= buckets->n; i++)
+        number_text(i < buckets->n ? buckets->bounds[i] : INFINITY, ends[i]);
+}
+
 static void add_histogram(struct text *out, const char *name, const struct metric_buckets *buckets,
-                          const struct series *s)
+                          char ends[][NUMBER_BYTES], const struct series *s)
 {
     uint64_t n = 0;
     for (size_t i = 0; i <= buckets->n; i++) {
@@ -74,14 +95,17 @@ static void add_histogram(struct text *out, const char *name, const struct metri
             text_adds(out, ",");
         }
         text_adds(out, "le=\"");
-        metrics_add_number(out, i < buckets->n ? buckets->bounds[i] : INFINITY);
-        text_addf(out, "\"} %" PRIu64 "\n", n);
+        text_adds(out, ends[i]);
+        text_adds(out, "\"} ");
+        add_count(out, n);
+        text_adds(out, "\n");
     }
     add_name(out, name, "_sum", s->labels);
     metrics_add_number(out, s->value);
     text_adds(out, "\n");
     add_name(out, name, "_count", s->labels);
-    text_addf(out, "%" PRIu64 "\n", s->n);
+    add_count(out, s->n);
+    text_adds(out, "\n");
 }
 
 static void add_family(const struct metrics *m, enum metric_id id, const double *process,
@@ -100,6 +124,9 @@ static void add_family(const struct metrics *m, enum metric_id id, const double 
         text_adds(out, "\n");
         return;
     }
+    char ends[METRIC_MAX_BOUNDS + 1][NUMBER_BYTES];
+    if (metric->type == METRIC_HISTOGRAM)
+        write_bucket_ends(metric->buckets, ends);
     size_t n = f->n;
     const struct series *rest = metric->shape == METRIC_GROWING ? &f->series[f->cap] : NULL;
     bool has_rest = rest != NULL && (rest->n > 0 || rest->value > 0);
@@ -111,7 +138,7 @@ static void add_family(const struct metrics *m, enum metric_id id, const double 
             text_adds(out, "\n");
         } else if (s->labels == NULL || s->n > 0) {
             /* Loops times workers are many: those that nothing went through are left out. */
-            add_histogram(out, name, metric->buckets, s);
+            add_histogram(out, name, metric->buckets, ends, s);
         }
     }
 }

@@ -22,6 +22,7 @@ enum status service_create(struct coordinator *coordinator, const struct service
     s->config = *config;
     if (s->config.stats_interval_ns == 0)
         s->config.stats_interval_ns = DEFAULT_STATS_INTERVAL_NS;
+    s->failed_last = &s->failed_first;
     mailbox_init(&s->jobs);
     mailbox_init(&s->cancels);
     mailbox_init(&s->given_back);
@@ -34,6 +35,7 @@ void service_destroy(struct service *s)
 {
     if (s == NULL)
         return;
+    service_free_deliveries(s->failed_first);
     service_free_deliveries(s->idle);
     service_free_deliveries(mailbox_take(&s->given_back));
     service_free_deliveries(mailbox_take(&s->deliveries));
@@ -126,13 +128,17 @@ enum status service_step(struct service *s, uint64_t timeout_ns, struct err *err
             timeout_ns = until_stats_ns;
         if (s->untold != NULL && timeout_ns > UNTOLD_RETRY_NS)
             timeout_ns = UNTOLD_RETRY_NS;
-        if (s->is_mail_due)
+        if (s->is_mail_due || s->failed_first != NULL)
             timeout_ns = 0;
-        if (coordinator_step(s->coordinator, timeout_ns, &s->lost) != STATUS_OK)
+        if (coordinator_step(s->coordinator, timeout_ns, &s->lost) != STATUS_OK) {
+            tell_lost(s);
+            service_post_failed(s);
             service_take_mail(s); /* what waited for room ends now */
+        }
     }
     if (s->lost.code != STATUS_OK)
         tell_lost(s);
+    service_post_failed(s);
     if (s->is_mail_due) {
         s->is_mail_due = false;
         if (s->config.on_mail != NULL)

@@ -42,7 +42,8 @@ enum delivery_kind {
     DELIVERY_TOKEN,       /* token, text */
     DELIVERY_ENDED,       /* end, text */
     DELIVERY_STATS,       /* no job: a fresh service_snapshot */
-    DELIVERY_LOST         /* no job: the cluster is lost, message says why; all jobs have ended */
+    DELIVERY_LOST         /* no job: the cluster is lost, message says why; the ends of all jobs
+                             follow */
 };
 
 enum { DELIVERY_INLINE_BYTES = 64 };
@@ -88,7 +89,8 @@ void service_destroy(struct service *s); /* after both threads have let go of it
 /* ---- the engine thread ---------------------------------------------------------------------- */
 
 /* Takes jobs and cancels, turns the coordinator, posts deliveries. Waits at most timeout_ns. An
- * error is the end of the cluster: every job has been ended and DELIVERY_LOST sent. */
+ * error is the end of the cluster: DELIVERY_LOST has been sent and every job ended; keep calling
+ * while the client may still submit. */
 enum status service_step(struct service *s, uint64_t timeout_ns, struct err *err);
 /* Nothing is running and no mail waits. */
 bool service_is_idle(const struct service *s);

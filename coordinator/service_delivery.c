@@ -98,8 +98,27 @@ bool service_delivery_set_text(struct delivery *d, const char *text, size_t text
 
 void service_post(struct service *s, struct delivery *d)
 {
+    if (d->kind == DELIVERY_ENDED && d->end.reason == FINISH_ERROR && s->lost.code == STATUS_OK) {
+        d->mail.next = NULL;
+        *s->failed_last = &d->mail;
+        s->failed_last = &d->mail.next;
+        return;
+    }
     if (mailbox_push(&s->deliveries, &d->mail))
         s->is_mail_due = true;
+}
+
+void service_post_failed(struct service *s)
+{
+    struct mail *list = s->failed_first;
+    s->failed_first = NULL;
+    s->failed_last = &s->failed_first;
+    while (list != NULL) {
+        struct mail *next = list->next;
+        if (mailbox_push(&s->deliveries, list))
+            s->is_mail_due = true;
+        list = next;
+    }
 }
 
 void service_give_back(struct service *s, struct delivery *d)

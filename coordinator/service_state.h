@@ -35,8 +35,9 @@ struct service {
 
     /* The engine thread's. */
     struct service_job *waiting_first, *waiting_last;
-    struct service_choice *untold; /* ends that found no memory for their delivery */
-    uint32_t n_jobs;               /* not given back yet */
+    struct mail *failed_first, **failed_last; /* failures told in this step, not posted yet */
+    struct service_choice *untold;            /* ends that found no memory for their delivery */
+    uint32_t n_jobs;                          /* not given back yet */
     bool is_full;     /* the coordinator had no room; cleared when a choice starts or ends */
     bool is_mail_due; /* the client's box was empty: tell it at the end of this step */
     bool is_lost_told;
@@ -57,6 +58,9 @@ bool service_delivery_set_text(struct delivery *d, const char *text, size_t text
 /* Puts an unused one back. */
 void service_delivery_drop(struct service *s, struct delivery *d);
 void service_post(struct service *s, struct delivery *d);
+/* Failures wait for the end of the step: should the cluster be lost, the client hears that first,
+ * and not as many failures of single requests. */
+void service_post_failed(struct service *s);
 /* Takes what the client has given back. */
 void service_collect_idle(struct service *s);
 void service_free_deliveries(struct mail *list);

@@ -74,6 +74,15 @@ static void make_printable(char *text)
             *text = '?';
 }
 
+/* Nor does a user know jansson's flags. */
+static void drop_advice(char *text)
+{
+    static const char advice[] = " without JSON_ALLOW_NUL";
+    char *at = strstr(text, advice);
+    if (at != NULL)
+        memmove(at, at + strlen(advice), strlen(at + strlen(advice)) + 1);
+}
+
 enum status json_input_parse(const char *text, size_t len_bytes, const char *origin, json_t **out,
                              struct err *err)
 {
@@ -85,6 +94,7 @@ enum status json_input_parse(const char *text, size_t len_bytes, const char *ori
         if (json_error_code(&problem) == json_error_out_of_memory)
             return err_set(err, STATUS_NO_MEMORY, "no memory for the JSON of %s", origin);
         make_printable(problem.text);
+        drop_advice(problem.text);
         return err_set(err, STATUS_CORRUPT, "%s is not valid JSON: line %d, column %d: %s", origin,
                        problem.line, problem.column, problem.text);
     }

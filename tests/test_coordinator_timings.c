@@ -238,6 +238,24 @@ static void test_coordinator_names_who_does_not_tell_its_clock(void **state)
     cluster_close(c);
 }
 
+/* Clocks drift: the exchanges go on, once a second, while requests run. */
+static void test_coordinator_asks_for_clocks_again(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_open(2);
+    strcpy(c->fakes[1].hello.boot_id, "another");
+    start(c);
+    const struct peer_clock *k = &c->coordinator->peers[1].clock;
+    assert_int_equal(k->n_exchanges, CLOCK_EXCHANGES_AT_START);
+    assert_int_equal(c->coordinator->peers[0].clock.n_exchanges, 0); /* it shares our clock */
+    c->coordinator->next_clock_ns = 0;                               /* a second has passed */
+    const uint64_t deadline_ns = host_now_ns() + FAKE_PATIENCE_NS;
+    while (k->n_exchanges == CLOCK_EXCHANGES_AT_START && host_now_ns() < deadline_ns)
+        step(c);
+    assert_int_equal(k->n_exchanges, CLOCK_EXCHANGES_AT_START + 1);
+    cluster_close(c);
+}
+
 /* ---- starts --------------------------------------------------------------------------------- */
 
 static void test_coordinator_says_start_before_the_first_token(void **state)
@@ -402,6 +420,7 @@ int main(void)
         cmocka_unit_test(test_coordinator_takes_the_clocks_out_of_the_hops),
         cmocka_unit_test(test_coordinator_leaves_hops_of_a_shared_clock_alone),
         cmocka_unit_test(test_coordinator_names_who_does_not_tell_its_clock),
+        cmocka_unit_test(test_coordinator_asks_for_clocks_again),
         cmocka_unit_test(test_coordinator_says_start_before_the_first_token),
         cmocka_unit_test(test_coordinator_takes_a_cancel_from_on_start),
         cmocka_unit_test(test_coordinator_gives_counters_without_waiting),

@@ -19,7 +19,7 @@ struct client {
     atomic_uint n_steps, n_mails;
     sem_t mail;
     /* what was delivered beside jobs */
-    uint32_t n_lost, n_stats;
+    uint32_t n_lost, n_stats, n_ended, n_ended_before_lost;
     struct service_snapshot *snapshot;
     char lost[ERR_MESSAGE_BYTES];
 };
@@ -103,6 +103,7 @@ static void take_ended(struct client *c, struct order *o, const struct delivery 
     snprintf(o->message, sizeof o->message, "%s", d->end.message);
     strncat(o->text, d->text, sizeof o->text - strlen(o->text) - 1);
     o->n_ended++;
+    c->n_ended++;
     if (o->n_ended == o->cancel_after_ends)
         service_cancel(c->service, o->job);
     if (o->n_ended < o->n_choices)
@@ -117,6 +118,7 @@ static void take(struct client *c, const struct delivery *d)
 {
     if (d->kind == DELIVERY_LOST) {
         c->n_lost++;
+        c->n_ended_before_lost = c->n_ended;
         snprintf(c->lost, sizeof c->lost, "%s", d->message);
         return;
     }
@@ -374,13 +376,12 @@ static void test_service_keeps_the_last_end_while_a_cancel_is_under_way(void **s
     struct order o;
     client_init(&c, cluster_open(1), false);
     service_submit(c.service, make_job(&o, 1, 2, 2));
-    step(&c, NULL);
     /* The client's thread is inside service_cancel, between the flag and the box. */
     atomic_store(&o.job->is_cancel_sent, true);
-    while (!coordinator_is_idle(c.cluster->coordinator)) {
+    do {
         step(&c, NULL);
         take_all(&c);
-    }
+    } while (!coordinator_is_idle(c.cluster->coordinator));
     assert_int_equal(o.n_ended, 1);
     assert_false(service_is_idle(c.service));
     mailbox_push(&c.service->cancels, &o.job->cancel_mail);
@@ -482,6 +483,7 @@ static void test_service_tells_a_lost_cluster_once(void **state)
     take_all(&c);
     assert_null(o[0].job);
     assert_int_equal(c.n_lost, 1);
+    assert_int_equal(c.n_ended_before_lost, 0); /* the reason comes first */
     assert_string_equal(c.lost, err.message);
     service_submit(c.service, make_job(&o[1], 1, 2, 3));
     assert_int_equal(step(&c, &err), STATUS_IO);
