@@ -185,6 +185,8 @@ static enum status run(struct batch *b, const struct batch_options *o, struct er
     free(ignored);
     snprintf(b->run_id, sizeof b->run_id, "%llx%05x", (unsigned long long)time(NULL),
              (unsigned)getpid() & 0xfffff);
+    snprintf(b->fingerprint, sizeof b->fingerprint, "fp_%016llx",
+             (unsigned long long)b->session->checkpoint->fingerprint);
     name_model(b->session->model_dir, b->model_name, sizeof b->model_name);
     b->window = choose_window(b->session);
     b->run_hash = batch_hash_run(b->defaults, &b->session->checkpoint->config,
@@ -267,6 +269,7 @@ int cli_batch(int argc, char **argv, char **program_argv)
     destroy_jobs(b.finished_first);
     batch_job_destroy(b.pending);
     batch_ids_clear(&b.ids);
+    text_free(&b.line);
     batch_input_close(&b.input);
     if (b.output_fd >= 0)
         close(b.output_fd);

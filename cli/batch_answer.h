@@ -3,12 +3,13 @@
 #define CLI_BATCH_ANSWER_H
 
 #include "cli/batch_run.h"
+#include "coordinator/text.h"
 
-#include <jansson.h>
-
-/* New references; NULL when there is no memory. */
-json_t *batch_answer_success(const struct batch_job *job);
-json_t *batch_answer_error(const struct batch *b, uint64_t number, const char *custom_id,
-                           uint64_t input_hash, const char *code, const char *message);
+/* Both add one line with its newline; a failed allocation shows as out->is_broken. All choices of
+ * the job have ended. */
+void batch_answer_success(const struct batch_job *job, struct text *out);
+void batch_answer_error(const struct batch *b, uint64_t number, const char *custom_id,
+                        uint64_t input_hash, const char *code, const char *message,
+                        struct text *out);
 
 #endif

@@ -41,16 +41,20 @@ enum status batch_job_create(struct batch *b, struct batch_line *line, uint64_t 
     job->number = number;
     job->created = (int64_t)time(NULL);
     job->n_choices = n;
-    for (uint32_t i = 0; i < n; i++)
-        job->choices[i].job = job;
     *line = (struct batch_line){0};
-    if (body_wants_prompt_logprobs(&job->line.body)) {
+    bool wants_rows = body_wants_prompt_logprobs(&job->line.body);
+    job->answers = calloc(n, sizeof *job->answers);
+    if (wants_rows)
         job->prompt_rows = calloc(job->line.body.n_prompts, sizeof *job->prompt_rows);
-        if (job->prompt_rows == NULL) {
-            batch_job_destroy(job);
-            return err_set(err, STATUS_NO_MEMORY, "no memory for line %llu",
-                           (unsigned long long)number);
-        }
+    if (job->answers == NULL || (wants_rows && job->prompt_rows == NULL)) {
+        batch_job_destroy(job);
+        return err_set(err, STATUS_NO_MEMORY, "no memory for line %llu",
+                       (unsigned long long)number);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        job->choices[i].job = job;
+        job->answers[i].index = i;
+        job->answers[i].prompt = i / (uint32_t)job->line.body.fields.n;
     }
     *out = job;
     return STATUS_OK;
@@ -60,12 +64,9 @@ void batch_job_destroy(struct batch_job *job)
 {
     if (job == NULL)
         return;
-    for (uint32_t i = 0; i < job->n_choices; i++) {
-        free(job->choices[i].ids);
-        free(job->choices[i].exit_loops);
-        free(job->choices[i].details);
-        free(job->choices[i].text);
-    }
+    for (uint32_t i = 0; job->answers != NULL && i < job->n_choices; i++)
+        answer_choice_free(&job->answers[i]);
+    free(job->answers);
     for (size_t i = 0; job->prompt_rows != NULL && i < job->line.body.n_prompts; i++)
         prompt_rows_free(job->prompt_rows[i]);
     free(job->prompt_rows);
@@ -93,90 +94,60 @@ static void fail_no_memory(struct batch_choice *choice)
     batch_job_fail(choice->job, BATCH_CODE_SERVER, &err);
 }
 
-static void *grow(void *array, size_t cap, size_t item_bytes, bool *ok)
-{
-    void *grown = reallocarray(array, cap, item_bytes);
-    *ok = *ok && grown != NULL;
-    return grown != NULL ? grown : array;
-}
-
-static bool reserve_token(struct batch_choice *c)
-{
-    if (c->n_tokens < c->cap_tokens)
-        return true;
-    size_t cap = c->cap_tokens > 0 ? 2 * c->cap_tokens : 32;
-    bool ok = true;
-    c->ids = grow(c->ids, cap, sizeof *c->ids, &ok);
-    c->exit_loops = grow(c->exit_loops, cap, sizeof *c->exit_loops, &ok);
-    if (c->job->line.body.fields.has_logprobs)
-        c->details = grow(c->details, cap, sizeof *c->details, &ok);
-    if (ok)
-        c->cap_tokens = cap;
-    return ok;
-}
-
-static bool append_text(struct batch_choice *c, const char *text, size_t n)
-{
-    if (c->text_bytes + n > c->cap_text) {
-        bool ok = true;
-        size_t cap = 2 * (c->text_bytes + n) + 64;
-        c->text = grow(c->text, cap, 1, &ok);
-        if (!ok)
-            return false;
-        c->cap_text = cap;
-    }
-    if (n > 0)
-        memcpy(c->text + c->text_bytes, text, n);
-    c->text_bytes += n;
-    return true;
-}
-
-static void on_token(void *user, const struct completion_token *t)
-{
-    struct batch_choice *c = user;
-    if (!reserve_token(c) || !append_text(c, t->text, t->text_bytes)) {
-        fail_no_memory(c);
-        return;
-    }
-    c->ids[c->n_tokens] = t->token->id;
-    c->exit_loops[c->n_tokens] = t->token->exit_loop;
-    if (c->details != NULL)
-        c->details[c->n_tokens] = *t->token;
-    c->n_tokens++;
-    c->job->batch->n_tokens++;
-    c->job->batch->sum_exit_loops += t->token->exit_loop;
-}
-
-static void on_end(void *user, const struct completion_end *end)
-{
-    struct batch_choice *c = user;
-    if (!append_text(c, end->text, end->text_bytes))
-        fail_no_memory(c);
-    c->reason = end->reason;
-    c->has_ended = true;
-    if (end->reason == FINISH_ERROR) {
-        struct err err;
-        err_set(&err, end->failure, "%s", end->message);
-        /* A failure of a sequence while it runs is ours, unless the request asked for nonsense. */
-        batch_job_fail(c->job, end->failure == STATUS_INVALID ? CODE_INVALID : BATCH_CODE_SERVER,
-                       &err);
-    }
-    batch_choice_ended(c);
-}
-
-/* ---- submission ----------------------------------------------------------------------------- */
-
 /* Of several answers to one prompt the first one's sequence tells of the prompt. */
 static bool observes(const struct batch_job *job, uint32_t index)
 {
     return job->prompt_rows != NULL && index % (uint32_t)job->line.body.fields.n == 0;
 }
 
+static struct answer_choice *answer_of(const struct batch_choice *choice)
+{
+    return &choice->job->answers[choice - choice->job->choices];
+}
+
+static void on_token(void *user, const struct completion_token *t)
+{
+    struct batch_choice *c = user;
+    if (!answer_choice_take(answer_of(c), &c->job->line.body.fields, t)) {
+        fail_no_memory(c);
+        return;
+    }
+    c->job->batch->n_tokens++;
+    c->job->batch->sum_exit_loops += t->token->exit_loop;
+}
+
+/* The answer says how likely the prompt was, and cannot. */
+static bool lacks_rows(const struct answer_choice *answer)
+{
+    return (answer->reason == FINISH_STOP || answer->reason == FINISH_LENGTH) &&
+           answer->prompt_rows != NULL && !prompt_rows_are_complete(answer->prompt_rows);
+}
+
+static void on_end(void *user, const struct completion_end *end)
+{
+    struct batch_choice *c = user;
+    struct answer_choice *answer = answer_of(c);
+    struct err err;
+    if (!answer_choice_end(answer, end->reason, end->text, end->text_bytes))
+        fail_no_memory(c);
+    if (end->reason == FINISH_ERROR) {
+        err_set(&err, end->failure, "%s", end->message);
+        /* A failure of a sequence while it runs is ours, unless the request asked for nonsense. */
+        batch_job_fail(c->job, end->failure == STATUS_INVALID ? CODE_INVALID : BATCH_CODE_SERVER,
+                       &err);
+    } else if (observes(c->job, answer->index) && lacks_rows(answer)) {
+        err_set(&err, STATUS_INTERNAL, "the log-probabilities of the prompt did not all arrive");
+        batch_job_fail(c->job, BATCH_CODE_SERVER, &err);
+    }
+    batch_choice_ended(c);
+}
+
+/* ---- submission ----------------------------------------------------------------------------- */
+
 static void on_observation(void *user, const struct control_observation *row)
 {
     const struct batch_choice *c = user;
-    size_t prompt = (size_t)(c - c->job->choices) / (size_t)c->job->line.body.fields.n;
-    prompt_rows_take(c->job->prompt_rows[prompt], row);
+    prompt_rows_take(c->job->prompt_rows[answer_of(c)->prompt], row);
 }
 
 /* The targets of one prompt are its own ids; prompts of one line differ in length. */
@@ -186,6 +157,8 @@ static enum status make_rows(struct batch_job *job, uint32_t index, uint32_t i_p
     struct sequence_params *p = &request->params;
     if (!observes(job, index)) {
         p->observe_top = p->n_observe_targets = 0;
+        if (job->prompt_rows != NULL)
+            job->answers[index].prompt_rows = job->prompt_rows[i_prompt];
         return STATUS_OK;
     }
     p->n_observe_targets = request->n_prompt - 1;
@@ -195,6 +168,7 @@ static enum status make_rows(struct batch_job *job, uint32_t index, uint32_t i_p
         job->prompt_rows[i_prompt] =
             prompt_rows_create(request->prompt_ids, request->n_prompt, p,
                                (uint32_t)job->batch->session->checkpoint->config.n_loops);
+    job->answers[index].prompt_rows = job->prompt_rows[i_prompt];
     if (job->prompt_rows[i_prompt] != NULL)
         return STATUS_OK;
     struct err err;
@@ -262,7 +236,7 @@ enum status batch_job_submit(struct batch_job *job, struct err *err)
 void batch_job_cancel(struct batch_job *job)
 {
     for (uint32_t i = 0; i < job->n_submitted; i++)
-        if (!job->choices[i].has_ended)
+        if (!job->answers[i].has_ended)
             coordinator_cancel(job->batch->session->coordinator, job->choices[i].request);
 }
 

@@ -2,7 +2,6 @@
 #include "cli/batch_resume.h"
 
 #include "cli/batch_hash.h"
-#include "model/json_input.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -55,23 +54,36 @@ static enum status mark_line(const json_t *root, const char *origin, uint64_t li
     return STATUS_OK;
 }
 
+/* Tells our files from others before anything is cut off: a whole line, or the beginning of one
+ * that was not written to its end. */
+static bool starts_like_ours(const char *text, size_t n, bool is_whole)
+{
+    /* Earlier versions wrote a space. */
+    static const char *const starts[] = {"{\"id\":\"batch_req_", "{\"id\": \"batch_req_"};
+    for (size_t i = 0; i < sizeof starts / sizeof starts[0]; i++) {
+        size_t n_start = strlen(starts[i]);
+        size_t compared = n < n_start && !is_whole ? n : n_start;
+        if (n >= compared && memcmp(text, starts[i], compared) == 0)
+            return true;
+    }
+    return false;
+}
+
 enum status batch_resume_scan(const char *text, size_t len_bytes, const char *origin,
                               struct batch_ids *ids, struct batch_resume *out,
                               size_t *complete_bytes, struct err *err)
 {
-    static const char start[] = BATCH_LINE_START;
-    const size_t n_start = sizeof start - 1;
     size_t at = 0;
     while (at < len_bytes) {
         const char *end = memchr(text + at, '\n', len_bytes - at);
         size_t n = end != NULL ? (size_t)(end - (text + at)) : len_bytes - at;
-        size_t compared = n < n_start && end == NULL ? n : n_start;
-        if (n < compared || memcmp(text + at, start, compared) != 0)
+        if (!starts_like_ours(text + at, n, end != NULL))
             return not_ours(origin, out->n_lines + 1, err);
         if (end == NULL)
             break;
-        json_t *root = NULL;
-        if (json_input_parse(text + at, n, origin, &root, NULL) != STATUS_OK)
+        /* A model may have said a NUL. */
+        json_t *root = json_loadb(text + at, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, NULL);
+        if (root == NULL)
             return not_ours(origin, out->n_lines + 1, err);
         enum status status = mark_line(root, origin, out->n_lines + 1, ids, out, err);
         json_decref(root);

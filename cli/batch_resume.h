@@ -11,8 +11,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* How every line that we write begins: tells our files from others before anything is cut off. */
-#define BATCH_LINE_START     "{\"id\": \"batch_req_"
 #define BATCH_CODE_DUPLICATE "duplicate_custom_id"
 #define BATCH_CODE_SERVER    "server_error"
 

@@ -68,23 +68,18 @@ void batch_choice_ended(struct batch_choice *choice)
 
 /* ---- output --------------------------------------------------------------------------------- */
 
-/* The whole line in one write, so that a kill hardly ever leaves a piece; takes `answer` over. */
-static enum status write_answer(struct batch *b, json_t *answer, struct err *err)
+/* b->line in one write, so that a kill hardly ever leaves a piece. */
+static enum status write_line(struct batch *b, struct err *err)
 {
     enum status status = STATUS_OK;
-    char *text = NULL;
-    if (answer != NULL && !b->is_output_broken)
-        text = json_dumps(answer, JSON_REAL_PRECISION(9));
-    json_decref(answer);
+    size_t done = 0;
     /* After a failed write the file ends with a piece, which must stay the last thing in it. */
     if (b->is_output_broken)
         return err_set(err, STATUS_IO, "%s could not be written before", b->output_name);
-    if (text == NULL)
+    if (b->line.is_broken)
         return err_set(err, STATUS_NO_MEMORY, "no memory for a line of %s", b->output_name);
-    size_t n = strlen(text), done = 0;
-    text[n++] = '\n'; /* in the place of the terminator */
-    while (done < n && status == STATUS_OK) {
-        ssize_t written = write(b->output_fd, text + done, n - done);
+    while (done < b->line.len_bytes && status == STATUS_OK) {
+        ssize_t written = write(b->output_fd, b->line.bytes + done, b->line.len_bytes - done);
         if (written < 0 && errno != EINTR) {
             b->is_reader_gone = errno == EPIPE;
             status =
@@ -92,7 +87,6 @@ static enum status write_answer(struct batch *b, json_t *answer, struct err *err
         } else if (written > 0)
             done += (size_t)written;
     }
-    free(text);
     b->is_output_broken = status != STATUS_OK;
     return status;
 }
@@ -101,8 +95,9 @@ static enum status write_error(struct batch *b, uint64_t number, const char *cus
                                uint64_t input_hash, const char *code, const char *message,
                                struct err *err)
 {
-    enum status status =
-        write_answer(b, batch_answer_error(b, number, custom_id, input_hash, code, message), err);
+    text_reset(&b->line);
+    batch_answer_error(b, number, custom_id, input_hash, code, message, &b->line);
+    enum status status = write_line(b, err);
     if (status == STATUS_OK) {
         b->totals.n_errors++;
         b->totals.n_done++;
@@ -115,10 +110,10 @@ static void count_job(struct batch_totals *t, const struct batch_job *job)
     for (size_t i = 0; i < job->line.body.n_prompts; i++)
         t->prompt_tokens += job->line.body.prompts[i].n_ids;
     for (uint32_t c = 0; c < job->n_choices; c++) {
-        const struct batch_choice *choice = &job->choices[c];
+        const struct answer_choice *choice = &job->answers[c];
         t->n_choices++;
         t->tokens += choice->n_tokens;
-        for (size_t i = 0; i < choice->n_tokens; i++) {
+        for (size_t i = 0; i < choice->n_exit_loops; i++) {
             uint32_t loop = choice->exit_loops[i];
             t->sum_exit_loops += loop;
             if (loop >= 1 && loop <= SEQUENCE_MAX_LOOPS)
@@ -131,7 +126,7 @@ static void count_job(struct batch_totals *t, const struct batch_job *job)
 static bool job_is_cancelled(const struct batch_job *job)
 {
     for (uint32_t i = 0; i < job->n_choices; i++)
-        if (job->choices[i].reason == FINISH_CANCELLED)
+        if (job->answers[i].reason == FINISH_CANCELLED)
             return true;
     return false;
 }
@@ -150,7 +145,9 @@ static enum status write_finished(struct batch *b, bool only_successes, struct e
             status = write_error(b, job->number, job->line.custom_id, job->input_hash, job->code,
                                  job->err.message, err);
         } else if (job->code == NULL && !job_is_cancelled(job)) {
-            status = write_answer(b, batch_answer_success(job), err);
+            text_reset(&b->line);
+            batch_answer_success(job, &b->line);
+            status = write_line(b, err);
             if (status == STATUS_OK)
                 count_job(&b->totals, job);
         }

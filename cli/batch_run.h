@@ -11,8 +11,8 @@
 #include "cli/progress.h"
 #include "cli/request_options.h"
 #include "cli/session.h"
+#include "coordinator/answer.h"
 #include "coordinator/coordinator.h"
-#include "coordinator/prompt_rows.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -23,14 +23,6 @@ struct batch_job;
 struct batch_choice {
     struct batch_job *job;
     uint64_t request; /* the coordinator's id; 0 before it is submitted */
-    bool has_ended;
-    enum finish_reason reason;
-    size_t n_tokens, cap_tokens;
-    int32_t *ids;
-    uint32_t *exit_loops;
-    struct control_token *details; /* only where log-probabilities are asked for */
-    char *text;
-    size_t text_bytes, cap_text;
 };
 
 struct batch_job {
@@ -42,6 +34,7 @@ struct batch_job {
     bool is_encoded;                  /* its prompts are ids */
     struct prompt_rows **prompt_rows; /* [line.body.n_prompts] where the prompts' own
                                          log-probabilities are asked for; else NULL */
+    struct answer_choice *answers;    /* [n_choices]: what they produced */
     uint32_t n_choices, n_submitted, n_ended;
     const char *code; /* of the failure; NULL: none */
     struct err err;
@@ -69,6 +62,8 @@ struct batch {
     uint64_t run_hash;     /* of batch_hash_run */
     char run_id[32];       /* makes response ids unique over runs */
     char model_name[128];
+    char fingerprint[24];                             /* system_fingerprint of the answers */
+    struct text line;                                 /* of the output: its memory is used again */
     uint32_t window;                                  /* choices under way at most */
     uint32_t n_flying;                                /* choices submitted and not ended */
     struct batch_job *pending;                        /* read, not completely submitted */

@@ -173,7 +173,6 @@ static enum status prepare(struct serve *s, struct err *err)
 static enum status start_threads(struct serve *s, struct err *err)
 {
     mpi_env_set_defaults(); /* it changes the environment, so before there are threads */
-    serve_signals_block();
     enum status status = serve_signals_start(on_stop, s, SERVE_EXIT_CUT, &s->signals, err);
     if (status != STATUS_OK)
         return status;
@@ -279,6 +278,7 @@ static int run_front(struct serve *s, char **program_argv)
 {
     struct err err = {0};
     int exit_code = CLI_OK;
+    serve_signals_block(); /* before anybody can know of us */
     enum status status = prepare(s, &err);
     if (status == STATUS_OK) {
         tell_state(s, STATE_LOADING, NULL);

@@ -235,3 +235,8 @@ void json_write_null(struct json_writer *w)
     separate(w);
     text_add(w->out, "null", 4);
 }
+
+void json_write_made(struct json_writer *w)
+{
+    separate(w);
+}

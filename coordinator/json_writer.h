@@ -40,6 +40,8 @@ void json_write_number(struct json_writer *w, double value);
 void json_write_float(struct json_writer *w, float value);
 void json_write_bool(struct json_writer *w, bool value);
 void json_write_null(struct json_writer *w);
+/* The next value is one that the caller adds to the text, as JSON. */
+void json_write_made(struct json_writer *w);
 
 /* Whether json_write_bytes would write it unchanged but for escapes. */
 bool json_is_utf8(const char *bytes, size_t len_bytes);

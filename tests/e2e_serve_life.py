@@ -214,6 +214,23 @@ def refuses_at_once(c):
 # ---- ends --------------------------------------------------------------------------------------------
 
 
+def ends_while_loading(c):
+    """Told as soon as it listens, however far the loading is by then."""
+    endpoint_file = place_for("early")
+    command = [PROGRAM, "serve", str(make_slow_model()), "--port", "0", "--endpoint-file", str(endpoint_file)]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, env=clean_environment(), start_new_session=True)
+    server = Attached(process, endpoint_file, command)
+    try:
+        late = time.monotonic() + SOON
+        while not endpoint_file.exists() and time.monotonic() < late:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGTERM)
+        check_gone(c, server, "SIGTERM while loading", 0)
+    finally:
+        server.kill()
+
+
 def finishes_what_runs(c, how, number):
     what = f"{how}, {number.name}"
     server = start(how, make_slow_model())
@@ -332,21 +349,23 @@ def outlives_the_reader_of_its_output(c, how):
         server.kill()
 
 
-def ends_with_a_killed_worker(c, how):
+def leaves_nothing_behind_a_kill(c, how, victim):
+    """victim: a rank, or the program that was started."""
+    what = f"{how}, {victim} is killed"
     server = start(how, make_slow_model())
     stream = Stream(server, 4000)
     ranks = {rank: pid for pid, rank in processes_of(server.process.pid).items()}
-    os.kill(ranks[2], signal.SIGKILL)
+    os.kill(ranks.get(victim, server.process.pid), signal.SIGKILL)
     try:
         code = server.process.wait(SOON)
-        c.check(code != 0, f"{how}, killed worker: exit code 0")
+        c.check(code != 0, f"{what}: exit code 0")
     except subprocess.TimeoutExpired:
-        c.check(False, f"{how}, killed worker: still there after {SOON} s")
+        c.check(False, f"{what}: still there after {SOON} s")
         server.kill()
-    late = time.monotonic() + 5
+    late = time.monotonic() + SOON
     while processes_of(server.process.pid) and time.monotonic() < late:
         time.sleep(0.05)
-    c.equal(processes_of(server.process.pid), {}, f"{how}, killed worker: processes left")
+    c.equal(processes_of(server.process.pid), {}, f"{what}: processes left")
     stream.wire.close()
 
 
@@ -357,6 +376,7 @@ def main():
         c.attempt(says_where_it_is, how)
     c.attempt(is_loading_until_the_cluster_is_there)
     c.attempt(refuses_at_once)
+    c.attempt(ends_while_loading)
     for how, number in (("alone", signal.SIGTERM), ("alone", signal.SIGINT), ("--workers", signal.SIGTERM),
                         ("--workers", signal.SIGHUP), ("mpirun", signal.SIGUSR1)):
         c.attempt(finishes_what_runs, how, number)
@@ -367,8 +387,8 @@ def main():
         c.attempt(outlives_the_reader_of_its_output, how)
     c.attempt(drains_when_every_rank_is_told)
     c.attempt(ends_soon_when_mpirun_is_told)
-    for how in ("--workers", "mpirun"):
-        c.attempt(ends_with_a_killed_worker, how)
+    for how, victim in (("--workers", 0), ("--workers", 2), ("--workers", "launcher"), ("mpirun", 1)):
+        c.attempt(leaves_nothing_behind_a_kill, how, victim)
     c.close()
 
 

@@ -69,8 +69,9 @@ static void test_batch_resume_runs_a_line_of_which_only_the_duplicate_was_told(v
 static void test_batch_resume_tells_an_answer_to_another_line(void **state)
 {
     (void)state;
-    static const char text[] =
-        HASHED("a", "00000000000000ab") HASHED("b", "ffffffffffffffff") GOOD("old");
+    static const char text[] = HASHED("a", "00000000000000ab") HASHED("b", "ffffffffffffffff") GOOD(
+        "old") "{\"id\":\"batch_req_2\",\"custom_id\":\"nul\",\"input_hash\":\"00000000000000ab\","
+               "\"response\":{\"body\":\"\\u0000\"},\"error\":null}\n";
     struct batch_ids ids;
     struct batch_resume resume = {0};
     size_t complete = 0;
@@ -80,6 +81,7 @@ static void test_batch_resume_tells_an_answer_to_another_line(void **state)
     assert_int_equal(batch_ids_judge(id_of(&ids, "a"), 0xab), BATCH_SKIP);
     assert_int_equal(batch_ids_judge(id_of(&ids, "b"), 0xab), BATCH_CHANGED);
     assert_int_equal(batch_ids_judge(id_of(&ids, "old"), 0xab), BATCH_SKIP);
+    assert_int_equal(batch_ids_judge(id_of(&ids, "nul"), 0xab), BATCH_SKIP);
     /* The second line of an id is a duplicate, whatever it holds. */
     assert_int_equal(batch_ids_judge(id_of(&ids, "a"), 0xac), BATCH_DUPLICATE);
     batch_ids_clear(&ids);
@@ -228,6 +230,7 @@ static void test_batch_resume_leaves_a_strange_file_alone(void **state)
         "my notes",
         "{\"prompt\": \"x\"}\n",
         "{\"id\": \"batch_req_1\", \"custom",
+        "{\"id\":\"batch_re",
         "{\"id\": \"batch_req_1\", \"custom_id\": 5, \"response\": {}, \"error\": null}\n",
         "{\"id\": \"batch_req_1\", \"custom_id\": \"a\", \"response\": null, \"error\": null}\n",
         HASHED("a", "12")};
@@ -238,7 +241,7 @@ static void test_batch_resume_leaves_a_strange_file_alone(void **state)
         struct batch_resume resume;
         struct err err = {0};
         int fd = -1;
-        bool is_ours = i == 3;
+        bool is_ours = i == 3 || i == 4;
         write_file(path, texts[i]);
         batch_ids_init(&ids);
         enum status status = batch_resume_open(path, 0, &ids, &resume, &fd, &err);
