@@ -14,8 +14,8 @@
 
 static const char usage[] =
     "usage: carousel serve [MODEL] [--host 127.0.0.1] [--port 8000] [options]\n"
-    "Serves the model over HTTP with OpenAI's API: alone, with --workers W, under mpirun\n"
-    "or srun. SIGTERM drains and ends it. docs/http.md is the contract.";
+    "Serves the model over HTTP with OpenAI's API: alone, with --workers W, under\n"
+    "mpirun or srun. SIGTERM drains and ends it. docs/http.md is the contract.";
 
 static void init(struct serve_options *o)
 {
