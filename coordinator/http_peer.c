@@ -24,11 +24,31 @@ enum {
     SPARE_FDS = 256           /* beside the connections: MPI, files, the loop itself */
 };
 
+/* The first bytes of a request: from now on it has to be complete within the idle timeout. */
+static void peer_received(struct evbuffer *input, const struct evbuffer_cb_info *info, void *user)
+{
+    (void)input;
+    struct http_peer *peer = user;
+    if (info->n_added > 0 && !peer->exchange && !peer->reading_since_ns)
+        peer->reading_since_ns = host_now_ns();
+}
+
+/* All that was waiting for the socket is in it. */
+static void peer_sent(struct evbuffer *output, const struct evbuffer_cb_info *info, void *user)
+{
+    struct http_peer *peer = user;
+    if (info->n_deleted > 0 && peer->exchange && evbuffer_get_length(output) == 0)
+        http_stream_count_marks(peer->exchange, host_now_ns());
+}
+
 static void peer_close(struct http_peer *peer)
 {
     struct http_server *server = peer->server;
     if (peer->exchange)
         http_exchange_lose_client(peer->exchange);
+    /* A TLS connection still moves bytes after its end was told. */
+    evbuffer_remove_cb(bufferevent_get_input(peer->bev), peer_received, peer);
+    evbuffer_remove_cb(bufferevent_get_output(peer->bev), peer_sent, peer);
     if (peer->previous)
         peer->previous->next = peer->next;
     else
@@ -47,23 +67,6 @@ static void peer_closed(struct evhttp_connection *connection, void *user)
 {
     (void)connection;
     peer_close(user);
-}
-
-/* The first bytes of a request: from now on it has to be complete within the idle timeout. */
-static void peer_received(struct evbuffer *input, const struct evbuffer_cb_info *info, void *user)
-{
-    (void)input;
-    struct http_peer *peer = user;
-    if (info->n_added > 0 && !peer->exchange && !peer->reading_since_ns)
-        peer->reading_since_ns = host_now_ns();
-}
-
-/* All that was waiting for the socket is in it. */
-static void peer_sent(struct evbuffer *output, const struct evbuffer_cb_info *info, void *user)
-{
-    struct http_peer *peer = user;
-    if (info->n_deleted > 0 && peer->exchange && evbuffer_get_length(output) == 0)
-        http_stream_count_marks(peer->exchange, host_now_ns());
 }
 
 static bool remember_fd(struct http_server *server, struct http_peer *peer)
