@@ -44,7 +44,7 @@ def test_disconnect(c, server):
     for is_stream in (True, False):
         for is_reset in (True, False):
             what = f"{'stream' if is_stream else 'whole answer'}, {'RST' if is_reset else 'FIN'}"
-            before = server.metrics().sum("requests_cancelled_total", reason="disconnect") or 0
+            before = server.metrics().sum("cancelled_total", reason="disconnect") or 0
             w = server.wire()
             w.request("POST", "/v1/completions", {**LONG, "stream": is_stream, "n": 3})
             c.check(wait_for(lambda: server.metrics().sum("num_requests_running") == 3), f"{what}: three run")
@@ -54,7 +54,7 @@ def test_disconnect(c, server):
             w.close()
             m = server.wait_until_idle()
             c.check(m.is_idle(), f"{what}: nothing runs, KV use is {m.max('kv_cache_usage_ratio')}")
-            c.check(m.sum("requests_cancelled_total", reason="disconnect") > before, f"{what}: counted")
+            c.check(m.sum("cancelled_total", reason="disconnect") > before, f"{what}: counted")
             c.equal(m.sum("parked_rows"), 0, f"{what}: parked rows")
 
 
@@ -145,7 +145,7 @@ def test_slow_reader(c, server):
     def is_cut():
         nonlocal peak
         peak = max(peak, rss_kib(pid))
-        return (server.metrics().sum("requests_cancelled_total", reason="slow_reader") or 0) > 0
+        return (server.metrics().sum("cancelled_total", reason="slow_reader") or 0) > 0
 
     c.check(wait_for(is_cut, late - time.monotonic()), "the slow reader is cut off")
     c.check(server.wait_until_idle().is_idle(), "nothing runs on behind it")
@@ -293,7 +293,7 @@ def test_tls(c):
 def main():
     c = Checks("e2e_http_pressure")
     slow = make_slow_model()
-    server = Server(slow, "--max-sequences", 4, "--max-waiting", 2, "--max-waiting-tokens", 4096)
+    server = Server(slow, "--max-sequences", 4, "--max-queue", 2, "--max-queue-tokens", 4096)
     for test in (test_disconnect, test_disconnect_waiting, test_half_request, test_queue_by_requests, test_queue_by_tokens):
         c.attempt(test, server)
     c.equal(server.stop(), 0, "exit code after SIGTERM")

@@ -266,10 +266,10 @@ def test_retry(c, client, openai, server):
                           {"Authorization": f"Bearer {KEY}"})
             while server.metrics().sum("num_requests_waiting") != 1 and time.monotonic() < late + 20:
                 time.sleep(0.02)
-            before = server.metrics().sum("requests_refused_total", reason="queue_full")
+            before = server.metrics().sum("refused_total", reason="queue_full")
 
             async def leave_after_refusal():
-                while server.metrics().sum("requests_refused_total", reason="queue_full") == before:
+                while server.metrics().sum("refused_total", reason="queue_full") == before:
                     await asyncio.sleep(0.02)
                 again.close()
                 await asyncio.to_thread(blocked[0].close)
@@ -316,7 +316,7 @@ def main():
     c.attempt(test_async, openai, server)
     server.stop()
 
-    server = Server(make_slow_model(), "--api-key-file", keys, "--max-sequences", 1, "--max-waiting", 1,
+    server = Server(make_slow_model(), "--api-key-file", keys, "--max-sequences", 1, "--max-queue", 1,
                     key=KEY)
     with client_of(server) as client:
         c.attempt(test_close, client, server)
