@@ -179,14 +179,12 @@ static enum status handle_token(struct coordinator *c, const struct control_toke
     bool is_running = scheduler_next_token(c->scheduler, token->sequence, &position, &end);
     if (is_running && token->position > position && token->position < end)
         return token_order_hold(&c->early, token, err);
-    struct scheduler_event event = {.kind = SCHEDULER_TOKEN, .token = token};
-    enum status st = coordinator_apply(c, &event, err);
+    enum status st = coordinator_take_token(c, token, err);
     struct control_token next;
     while (st == STATUS_OK && c->early.n > 0 &&
            scheduler_next_token(c->scheduler, token->sequence, &position, &end) &&
            token_order_take(&c->early, token->sequence, position, &next)) {
-        event.token = &next;
-        st = coordinator_apply(c, &event, err);
+        st = coordinator_take_token(c, &next, err);
     }
     if (c->early.n > 0 && !scheduler_next_token(c->scheduler, token->sequence, &position, &end))
         token_order_drop(&c->early, token->sequence);
@@ -203,9 +201,9 @@ static enum status handle_running(struct coordinator *c, uint32_t worker,
             st = handle_token(c, &m->tokens.items[i], err);
         return st;
     case CONTROL_OBSERVATIONS:
-        for (uint32_t i = 0; i < m->observations.n; i++)
-            coordinator_observe(c, &m->observations.items[i]);
-        return STATUS_OK;
+        for (uint32_t i = 0; i < m->observations.n && st == STATUS_OK; i++)
+            st = coordinator_observe(c, &m->observations.items[i], err);
+        return st;
     case CONTROL_FAILED:
         if (m->sequence.sequence == 0) /* about the worker itself */
             return left(c, worker, m->sequence.failure, m->sequence.message, err);

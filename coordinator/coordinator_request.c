@@ -132,6 +132,8 @@ static enum status deliver(struct coordinator *c, struct request *r,
                            const struct control_token *arrived, uint64_t now_ns, struct err *err)
 {
     enum status st = STATUS_OK;
+    if (r->is_stop_held)
+        return STATUS_OK; /* it has all its text */
     struct control_token copy = *arrived;
     const struct control_token *token = &copy;
     uint32_t workers[SEQUENCE_MAX_LOOPS];
@@ -140,7 +142,9 @@ static enum status deliver(struct coordinator *c, struct request *r,
     r->last_worker = workers[token->exit_loop - 1];
     size_t n = is_shown(c, r, token) ? completion_push(&r->text, token->id, c->text) : 0;
     c->text[n] = '\0';
-    if (r->text.is_stopped && !r->has_ended) {
+    if (r->text.is_stopped && !r->has_ended && r->n_reports_due > 0) {
+        r->is_stop_held = true;
+    } else if (r->text.is_stopped && !r->has_ended) {
         struct scheduler_event stop = {.kind = SCHEDULER_STOP, .request = r->id};
         st = coordinator_apply(c, &stop, err);
     }
@@ -159,14 +163,57 @@ static enum status deliver(struct coordinator *c, struct request *r,
     return st;
 }
 
-void coordinator_observe(struct coordinator *c, const struct control_observation *row)
+/* ---- ends that wait for the prompt's rows ---------------------------------------------------- */
+
+/* A last row that gets off early leaves the prompt's other rows on their way through the deeper
+ * loops; closing the sequence would drop them. How many reports come: every target, every loop. */
+static uint64_t count_reports(const struct sequence_params *p)
+{
+    bool leaves_early = p->exit_mode != EXIT_MODE_FULL && p->prefill == PREFILL_EAGER;
+    return leaves_early ? (uint64_t)p->n_observe_targets * p->max_loops : 0;
+}
+
+enum status coordinator_take_token(struct coordinator *c, const struct control_token *token,
+                                   struct err *err)
+{
+    uint64_t id;
+    struct request *r = NULL;
+    if (token->is_last && scheduler_find_sequence(c->scheduler, token->sequence, &id))
+        r = find_request(c, id);
+    if (r != NULL && r->n_reports_due > 0) {
+        r->held = *token;
+        r->is_token_held = true;
+        return STATUS_OK;
+    }
+    struct scheduler_event event = {.kind = SCHEDULER_TOKEN, .token = token};
+    return coordinator_apply(c, &event, err);
+}
+
+static enum status release_end(struct coordinator *c, struct request *r, struct err *err)
+{
+    struct scheduler_event event = {.kind = SCHEDULER_TOKEN, .token = &r->held};
+    if (r->is_stop_held)
+        event = (struct scheduler_event){.kind = SCHEDULER_STOP, .request = r->id};
+    else if (!r->is_token_held)
+        return STATUS_OK;
+    r->is_stop_held = r->is_token_held = false;
+    return coordinator_apply(c, &event, err);
+}
+
+enum status coordinator_observe(struct coordinator *c, const struct control_observation *row,
+                                struct err *err)
 {
     uint64_t id;
     if (!scheduler_find_sequence(c->scheduler, row->sequence, &id))
-        return; /* cancelled meanwhile */
+        return STATUS_OK; /* cancelled meanwhile */
     struct request *r = find_request(c, id);
-    if (r != NULL && r->on_observation != NULL)
+    if (r == NULL)
+        return STATUS_OK;
+    if (r->on_observation != NULL)
         r->on_observation(r->user, row);
+    if (!row->has_target || r->n_reports_due == 0 || --r->n_reports_due > 0 || r->has_ended)
+        return STATUS_OK;
+    return release_end(c, r, err);
 }
 
 /* ---- the scheduler's actions ---------------------------------------------------------------- */
@@ -291,6 +338,7 @@ static struct request *make_request(const struct completion_request *q,
     if (r == NULL)
         return NULL;
     r->is_observed = sequence_is_observed(params);
+    r->n_reports_due = count_reports(params);
     r->n_stop_ids = params->n_stop_ids;
     memcpy(r->stop_ids, params->stop_ids, sizeof r->stop_ids);
     r->user = q->user;

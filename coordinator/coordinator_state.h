@@ -18,6 +18,10 @@ struct request {
     uint32_t last_worker;  /* whose batch decided its last token; CLOCK_OURS: it has none */
     bool is_observed;      /* wants observations: ends only when every worker has closed it */
     bool has_ended;        /* the scheduler has let go of it; on_end is due */
+    /* Reports of its prompt's targets still to come, for which its end waits; and the end. */
+    uint64_t n_reports_due;
+    bool is_stop_held, is_token_held;
+    struct control_token held;
     uint32_t n_tokens;
     enum finish_reason reason;
     enum status failure;
@@ -166,7 +170,11 @@ enum status coordinator_plan(const struct coordinator *c, struct control_welcome
  * that fails makes c->fatal; the return value is the scheduler's word on the event. */
 enum status coordinator_apply(struct coordinator *c, struct scheduler_event *event,
                               struct err *err);
-void coordinator_observe(struct coordinator *c, const struct control_observation *row);
+/* A token whose turn it is; the last one may have to wait for reports. */
+enum status coordinator_take_token(struct coordinator *c, const struct control_token *token,
+                                   struct err *err);
+enum status coordinator_observe(struct coordinator *c, const struct control_observation *row,
+                                struct err *err);
 /* Calls on_end of the requests that are through; returns how many. */
 uint32_t coordinator_run_endings(struct coordinator *c);
 /* Ends whatever is still active without asking the scheduler: the cluster is lost or stopped. */

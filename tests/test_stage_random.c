@@ -17,6 +17,8 @@ static struct sequence_params random_params(struct ring *r)
     p.max_loops = 1 + ring_random(r, r->config.n_loops);
     p.min_loops = 1 + ring_random(r, p.max_loops);
     p.prefill = ring_random(r, 2) ? PREFILL_EAGER : PREFILL_LAZY;
+    if (ring_random(r, 4) == 0)
+        p.n_observe_targets = p.prompt_tokens - 1;
     p.n_stop_ids = ring_random(r, 3);
     for (uint32_t i = 0; i < p.n_stop_ids; i++)
         p.stop_ids[i] = (int32_t)ring_random(r, RING_VOCAB);

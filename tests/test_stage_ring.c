@@ -72,6 +72,37 @@ static void test_stage_ring_long_prompts_give_the_same_tokens_everywhere(void **
     }
 }
 
+/* Whoever asks for the targets of a prompt hears all its rows at all loops, however early its last
+ * row gets off; and the tokens are the same. */
+static void test_stage_ring_prompts_with_targets_run_all_loops(void **state)
+{
+    (void)state;
+    static struct ring r;
+    const uint32_t chunks[] = {1, 7, 64};
+    for (int i = 0; i < N_RING_SIZES; i++) {
+        for (int j = 0; j < 3; j++) {
+            struct stage_config c = config_of(BATCHING_KNEE, chunks[j]);
+            ring_create(&r, ring_sizes[i], &c, 17 + (uint64_t)j);
+            for (uint32_t k = 0; k < 6; k++) {
+                struct sequence_params p = params_of(2 + 8 * k, 1 + k, 0.3f);
+                p.ring_offset = k;
+                p.n_observe_targets = p.prompt_tokens - 1;
+                ring_prompt(&r, ring_open(&r, &p), 100);
+            }
+            run_to_the_end(&r);
+            uint32_t n_early = 0;
+            for (uint64_t id = 1; id <= r.n_sequences; id++) {
+                const struct ring_sequence *q = &r.sequences[id];
+                n_early += q->exits[0] < 4;
+                for (int t = 0; t < 4; t++)
+                    assert_true(q->n_computed[t] >= q->params.prompt_tokens);
+            }
+            assert_true(n_early > 0);
+            ring_destroy(&r);
+        }
+    }
+}
+
 /* A prompt of 64 rows in chunks of 16 over W workers, all loops: how long until its first token, in
  * units of one chunk at one loop. One worker runs 4 chunks * 4 loops; four workers form a pipeline,
  * 4 + 3 deep. */
@@ -223,6 +254,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_stage_ring_long_prompts_give_the_same_tokens_everywhere),
+        cmocka_unit_test(test_stage_ring_prompts_with_targets_run_all_loops),
         cmocka_unit_test(test_stage_ring_prompt_chunks_flow_through_the_workers),
         cmocka_unit_test(test_stage_ring_lazy_prompts_compute_no_more_than_needed),
         cmocka_unit_test(test_stage_ring_full_mode_computes_everything),

@@ -11,7 +11,10 @@
 bool stage_forward_is_eager(const struct sequence_params *params, uint32_t first_position,
                             uint32_t n_rows)
 {
-    return params->prefill == PREFILL_EAGER && first_position + n_rows < params->prompt_tokens;
+    /* Targets are asked of all rows of the prompt: then those beside its last one, which may get
+     * off, go on without it. */
+    uint32_t end = first_position + (params->n_observe_targets > 0 ? 1 : n_rows + 1);
+    return params->prefill == PREFILL_EAGER && end <= params->prompt_tokens;
 }
 
 bool stage_forward_is_end(const struct stage *s, const struct sequence_params *params,
@@ -159,9 +162,12 @@ static void finish_segment(struct stage *s, uint32_t i, const struct batch_outco
         assert(!has_live || outcome->is_exit);
         if (has_live)
             get_off(s, q, loop, last, outcome);
-    } else if (has_live ? !outcome->is_exit : stage_forward_is_eager(&q->params, first, n)) {
+    } else if ((has_live && !outcome->is_exit) || stage_forward_is_eager(&q->params, first, n)) {
+        bool is_exit = has_live && outcome->is_exit;
         s->counters.n_revived += n_parked_before;
-        go_deeper(s, q, loop, has_live ? &outcome->exit : NULL);
+        go_deeper(s, q, loop, has_live && !is_exit ? &outcome->exit : NULL);
+        if (is_exit)
+            get_off(s, q, loop, last, outcome);
     } else {
         s->counters.n_parked += n;
         if (has_live)

@@ -27,8 +27,9 @@ static void *layout_array(struct layout *l, size_t n, size_t item_bytes)
 /* The bounds of the batch and of the output:
  *   segments      each has at least one row, and a lane has at most one segment: <= max_batch_rows
  *   block_table   the lanes of a batch are distinct and so are their blocks: <= n_blocks
- *   frames        a finished segment makes at most one (the next loop's, or loop 1's): <=
- * max_batch_rows rows          a slot leaves in one frame, and a frame of loop 1 has one row: <=
+ *   frames        a finished segment makes at most two (the next loop's, loop 1's): <= 2 *
+ * max_batch_rows
+ *   rows          a slot leaves in one frame, and a frame of loop 1 has one row: <=
  * n_slots + max_batch_rows copy_slots    rows of one frame, each in a slot of its own: <= n_slots
  *   tokens        one for each live row, one live row a sequence: <= max_sequences
  *   notices       a finished batch closes or fails each sequence at most once, any other event
@@ -62,10 +63,10 @@ size_t stage_memory_place(struct stage *s, unsigned char *base)
     PLACE(s->mate_first_frame, c->ring_size);
     PLACE(s->mate_n_frames, c->ring_size);
     PLACE(s->copy_slots, c->n_slots);
-    PLACE(s->unsorted, max_rows);
-    PLACE(s->unsorted_mates, max_rows);
+    PLACE(s->unsorted, 2 * max_rows);
+    PLACE(s->unsorted_mates, 2 * max_rows);
     PLACE(s->output.sends, c->ring_size);
-    PLACE(s->output.frames, max_rows);
+    PLACE(s->output.frames, 2 * max_rows);
     PLACE(s->output.slots, (size_t)c->n_slots + max_rows);
     PLACE(s->output.ids, (size_t)c->n_slots + max_rows);
     PLACE(s->output.notices, (size_t)c->max_sequences + 1);

@@ -50,7 +50,7 @@ void stage_output_frame(struct stage *s, uint32_t mate, const struct frame *head
 {
     struct stage_output *o = &s->output;
     assert(mate < s->config.ring_size && mate != s->config.ring_index);
-    assert(o->n_frames < s->config.max_batch_rows);
+    assert(o->n_frames / 2 < s->config.max_batch_rows);
     s->unsorted_mates[o->n_frames] = mate;
     s->unsorted[o->n_frames++] = (struct stage_frame){.head = *head, .first = s->n_rows_out};
 }

@@ -86,8 +86,10 @@ static enum status arrival_check(struct stage *s, const struct stage_sequence *q
                        ": rows arrive after its live row, which is at loop %" PRIu32
                        " (frontier %" PRIu32 ")",
                        p->sequence, loop, first, q->live_loop, lane->frontier);
-    /* A row from the prompt's last on decides a token, and no other does. */
-    if (is_live != (first + n >= p->prompt_tokens))
+    /* A row from the prompt's last on decides a token, and no other does; it may have done so and
+     * go on beside rows that are wanted at all loops. */
+    bool may_have_left = loop > 1 && stage_forward_is_eager(p, first, n);
+    if (is_live != (first + n >= p->prompt_tokens) && (is_live || !may_have_left))
         return err_set(err, STATUS_CORRUPT,
                        "sequence %" PRIu64 " loop %" PRIu32 ": positions %" PRIu32 "..%" PRIu32
                        " %s, but the prompt has %" PRIu32 " tokens (frontier %" PRIu32 ")",
