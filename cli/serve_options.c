@@ -14,8 +14,8 @@
 
 static const char usage[] =
     "usage: carousel serve [MODEL] [--host 127.0.0.1] [--port 8000] [options]\n"
-    "Serves the model over HTTP with OpenAI's API, alone, with --workers W, under mpirun or\n"
-    "under srun. SIGTERM drains and ends it; docs/http.md is the contract.";
+    "Serves the model over HTTP with OpenAI's API: alone, with --workers W, under\n"
+    "mpirun or srun. SIGTERM drains and ends it. docs/http.md is the contract.";
 
 static void init(struct serve_options *o)
 {
@@ -50,7 +50,7 @@ static struct option_group own_group(struct serve_options *o, struct option_spec
         {"port", 0, OPTION_INT, &o->port, "N", NULL, 0, 65535, "0: any free one (default 8000)",
          NULL},
         {"served-model-name", 0, OPTION_STRING, &o->names, "NAMES", NULL, 0, 0,
-         "names requests may use: shown,other (default: MODEL's)", NULL},
+         "shown,other,... (default: MODEL's directory)", NULL},
         {"api-key-file", 0, OPTION_STRING, &o->key_file, "FILE", NULL, 0, 0,
          "a key, or a name and a key, per line", NULL},
         {"insecure", 0, OPTION_FLAG, &o->is_insecure, NULL, NULL, 0, 0,
@@ -62,17 +62,17 @@ static struct option_group own_group(struct serve_options *o, struct option_spec
          "kept up to date: host, port, pid, state", NULL},
         {"log-format", 0, OPTION_CHOICE, &o->log_format, NULL, "human|json", 0, 0,
          "of the lines on standard error", NULL},
-        {"log-level", 0, OPTION_CHOICE, &o->log_level, NULL, "debug|info|warn|error", 0, 0,
-         "the least that is logged (default info)", NULL},
         {"drain-timeout", 0, OPTION_FLOAT, &o->drain_timeout_s, "S", NULL, 0, 1e6,
-         "what runs at SIGTERM may finish so long (default 25)", NULL},
+         "for what runs at SIGTERM (default 25)", NULL},
         {"max-queue", 0, OPTION_INT, &o->max_queue, "N", NULL, 1, 1 << 20,
          "waiting choices, then 429 (default 256)", NULL},
-        {"max-queue-tokens", 0, OPTION_INT, &o->max_queue_tokens, "N", NULL, 1, INT32_MAX,
-         "their prompt tokens (default 262144)", NULL},
         {"request-timeout", 0, OPTION_FLOAT, &o->request_timeout_s, "S", NULL, 1e-3, 1e6,
          "from arrival to end, then 504 (default 600)", NULL},
         {.type = OPTION_MORE},
+        {"max-queue-tokens", 0, OPTION_INT, &o->max_queue_tokens, "N", NULL, 1, INT32_MAX,
+         "their prompt tokens (default 262144)", NULL},
+        {"log-level", 0, OPTION_CHOICE, &o->log_level, NULL, "debug|info|warn|error", 0, 0,
+         "the least that is logged (default info)", NULL},
         {"max-prompt-tokens", 0, OPTION_INT, &o->max_prompt_tokens, "N", NULL, 1, INT32_MAX,
          "of one prompt (default: the model's context)", NULL},
         {"max-choices", 0, OPTION_INT, &o->max_choices, "N", NULL, 1, BODY_MAX_CHOICES,
@@ -84,7 +84,7 @@ static struct option_group own_group(struct serve_options *o, struct option_spec
         {"max-header", 0, OPTION_BYTES, &o->max_header_bytes, "SIZE", NULL, 0, 0,
          "of a request's head (default 32K)", NULL},
         {"max-unsent", 0, OPTION_BYTES, &o->max_unsent_bytes, "SIZE", NULL, 0, 0,
-         "kept for a slow reader, then it is cut off (default 1M)", NULL},
+         "for a slow reader, who is then cut off (1M)", NULL},
         {"idle-timeout", 0, OPTION_FLOAT, &o->idle_timeout_s, "S", NULL, 1e-3, 1e6,
          "of connections that say nothing (default 75)", NULL},
         {"ping-interval", 0, OPTION_FLOAT, &o->ping_interval_s, "S", NULL, 1e-3, 1e6,

@@ -21,7 +21,8 @@
 enum {
     LISTEN_BACKLOG = 512,
     SENT_AHEAD_BYTES = 65536, /* requests that a client sends before it has its answer */
-    SPARE_FDS = 256           /* beside the connections: MPI, files, the loop itself */
+    KERNEL_BYTES = 262144,
+    SPARE_FDS = 256 /* beside the connections: MPI, files, the loop itself */
 };
 
 /* The first bytes of a request: from now on it has to be complete within the idle timeout. */
@@ -85,6 +86,15 @@ static bool remember_fd(struct http_server *server, struct http_peer *peer)
     return true;
 }
 
+/* A token's bytes must not wait for the last one's acknowledgement, and what a slow reader holds
+ * in the kernel must not grow to megabytes before it shows. */
+static void set_socket_options(evutil_socket_t fd)
+{
+    const int one = 1, kernel_bytes = KERNEL_BYTES;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kernel_bytes, sizeof kernel_bytes);
+}
+
 /* Runs before anything else of the loop once connections were accepted: evhttp has finished them
  * by now, and has not read from them. */
 static void adopt_newcomers(evutil_socket_t fd, short what, void *user)
@@ -106,8 +116,7 @@ static void adopt_newcomers(evutil_socket_t fd, short what, void *user)
         if (!connection) { /* evhttp could not finish it */
             peer_close(peer);
         } else {
-            int one = 1; /* a token's bytes must not wait for the last one's acknowledgement */
-            setsockopt(peer->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+            set_socket_options(peer->fd);
             evhttp_connection_set_closecb(connection, peer_closed, peer);
             if (peer->fd < 0 || !remember_fd(server, peer) ||
                 !evbuffer_add_cb(bufferevent_get_input(bev), peer_received, peer) ||

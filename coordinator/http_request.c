@@ -9,6 +9,7 @@
 #include <string.h>
 #include <time.h>
 
+enum { MAX_KEPT_BYTES = 1 << 20 };
 enum { MAX_RETRY_AFTER_S = 60, RETRY_LOADING_S = 1, RETRY_DRAINING_S = 5, RETRY_LOST_S = 30 };
 
 bool http_request_is_model(const struct http_server *server, const char *name)
@@ -119,16 +120,23 @@ static void begin(struct http_exchange *x, bool is_chat)
     }
     if (server->n_waiting >= server->config.max_waiting && !has_room(x, 1, 1))
         return;
+    char *loops = NULL;
+    if (http_loops_read(x, &loops, &fault))
+        http_reply_fault(x, &fault, 0);
+    else
+        http_request_order(x, loops, NULL);
+}
+
+void http_request_order(struct http_exchange *x, char *loops,
+                        void (*read)(const struct intake_config *config,
+                                     struct intake_order *order))
+{
     struct evbuffer *in = evhttp_request_get_input_buffer(x->request);
     size_t len_bytes = evbuffer_get_length(in);
-    char *loops = NULL;
-    if (http_loops_read(x, &loops, &fault)) {
-        http_reply_fault(x, &fault, 0);
-        return;
-    }
     struct intake_order *order = calloc(1, sizeof *order);
     char *json = malloc(len_bytes + 1);
     if (!order || !json || evbuffer_remove(in, json, len_bytes) < 0) {
+        struct fault fault = {0};
         free(order);
         free(json);
         free(loops);
@@ -138,13 +146,14 @@ static void begin(struct http_exchange *x, bool is_chat)
         return;
     }
     json[len_bytes] = '\0';
-    order->is_chat = is_chat;
+    order->is_chat = x->is_chat;
     order->json = json;
     order->len_bytes = len_bytes;
     order->loops_json = loops;
+    order->read = read;
     order->user = x;
     x->is_in_intake = true;
-    intake_put(server->intake, order);
+    intake_put(x->server->intake, order);
 }
 
 void http_request_begin_completion(struct http_exchange *x, const char *rest)
@@ -243,6 +252,8 @@ void http_request_take_orders(struct http_server *server)
             http_exchange_release(x);
         } else if (order->fault.err.code) {
             http_reply_fault(x, &order->fault, 0);
+        } else if (!order->job) {
+            http_reply_json(x, 200, &order->answer);
         } else {
             struct service_job *job = order->job;
             order->job = NULL;
@@ -290,6 +301,8 @@ static void finish_whole(struct http_exchange *x)
     answer_write(&x->answer, json);
     http_loops_write(x);
     http_reply_json(x, 200, json);
+    if (json->cap_bytes > MAX_KEPT_BYTES) /* one long answer must not cost memory for ever */
+        text_free(json);
 }
 
 static void take_end(struct http_exchange *x, const struct delivery *d)

@@ -117,12 +117,13 @@ void http_route_request(struct evhttp_request *request, void *user)
     }
     const struct evhttp_uri *uri = evhttp_request_get_evhttp_uri(request);
     const char *raw = uri ? evhttp_uri_get_path(uri) : NULL, *rest = "";
-    char *path = evhttp_uridecode(raw ? raw : "", 0, NULL);
+    size_t len = 0;
+    char *path = evhttp_uridecode(raw ? raw : "", 0, &len);
     if (!path) {
         evhttp_connection_free(evhttp_request_get_connection(request));
         return;
     }
-    x->route = find_route(path, &rest);
+    x->route = strlen(path) == len ? find_route(path, &rest) : NULL; /* no path has a %00 */
     struct log_field fields[] = {LOG_S("request_id", x->request_id), LOG_S("path", path),
                                  LOG_S("client", x->client)};
     server_log(server->config.log, LOG_LEVEL_DEBUG, "request_begin", fields,

@@ -167,6 +167,11 @@ void http_request_begin_chat(struct http_exchange *x, const char *rest);
 /* The request as a fault of the server's state; STATUS_OK when requests are taken. */
 enum status http_request_check_phase(const struct http_server *server, struct fault *fault,
                                      uint32_t *retry_after_s);
+/* Has the body read on the intake's thread: by intake_read (NULL), or by a reader that makes the
+ * answer. Takes loops over. */
+void http_request_order(struct http_exchange *x, char *loops,
+                        void (*read)(const struct intake_config *config,
+                                     struct intake_order *order));
 void http_request_take_orders(struct http_server *server);
 void http_request_take_deliveries(struct http_server *server);
 void http_request_tick(struct http_server *server, uint64_t now_ns);

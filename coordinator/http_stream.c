@@ -135,6 +135,20 @@ static void finish(struct http_exchange *x)
 
 /* ---- events --------------------------------------------------------------------------------- */
 
+/* All that a choice has to say; a chat's role is a chunk of its own. */
+static void add_chunks(struct http_exchange *x, uint32_t choice, struct text *events)
+{
+    for (;;) {
+        size_t len_bytes = events->len_bytes;
+        text_add(events, "data: ", 6);
+        if (!answer_write_chunk(&x->answer, choice, events)) {
+            events->len_bytes = len_bytes;
+            return;
+        }
+        text_add(events, "\n\n", 2);
+    }
+}
+
 void http_stream_write_news(struct http_exchange *x)
 {
     const bool wants_rows = body_wants_prompt_logprobs(&x->job->body);
@@ -148,12 +162,7 @@ void http_stream_write_news(struct http_exchange *x)
             continue;
         }
         x->choices[x->news[i]].has_news = false;
-        size_t len_bytes = events->len_bytes;
-        text_add(events, "data: ", 6);
-        if (answer_write_chunk(&x->answer, x->news[i], events))
-            text_add(events, "\n\n", 2);
-        else
-            events->len_bytes = len_bytes;
+        add_chunks(x, x->news[i], events);
     }
     x->n_news = n_kept;
     if (is_over && x->job->body.fields.include_usage) {

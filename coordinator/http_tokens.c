@@ -1,4 +1,5 @@
 /* Text to token ids and back, as the model's tokenizer does it: /tokenize and /detokenize. */
+#include "coordinator/body_parts.h"
 #include "coordinator/http_state.h"
 #include "model/chat.h"
 
@@ -6,38 +7,27 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The body as an object, and a tokenizer to use; else the refusal is under way. */
-static json_t *begin(struct http_exchange *x)
+/* The body as an object, when there is a tokenizer to use it with; else NULL. */
+static json_t *load(const struct intake_config *config, struct intake_order *order)
 {
-    struct http_server *server = x->server;
-    struct evbuffer *in = evhttp_request_get_input_buffer(x->request);
-    size_t len_bytes = evbuffer_get_length(in);
+    json_t *root = NULL;
+    if (!config->tokenizer)
+        fault_request(&order->fault, STATUS_UNSUPPORTED, NULL, NULL,
+                      "this model has no tokenizer.json: it takes token ids only");
+    else
+        body_load(order->json, order->len_bytes, "the body", &root, &order->fault);
+    return root;
+}
+
+static void put_order(struct http_exchange *x,
+                      void (*read)(const struct intake_config *config, struct intake_order *order))
+{
     struct fault fault = {0};
     uint32_t retry_after_s = 0;
-    json_error_t error;
-    json_t *root = NULL;
-    if (!server->is_open && http_request_check_phase(server, &fault, &retry_after_s)) {
+    if (!x->server->is_open && http_request_check_phase(x->server, &fault, &retry_after_s))
         http_reply_fault(x, &fault, retry_after_s);
-        return NULL;
-    }
-    const char *bytes = len_bytes ? (const char *)evbuffer_pullup(in, -1) : "";
-    if (!server->engine.tokenizer)
-        fault_request(&fault, STATUS_UNSUPPORTED, NULL, NULL,
-                      "this model has no tokenizer.json; send token ids");
-    else if (!bytes)
-        fault_set(&fault, 500, "server_error", NULL, "no memory for a body of %zu bytes",
-                  len_bytes);
-    else if (!(root = json_loadb(bytes, len_bytes, JSON_REJECT_DUPLICATES, &error)))
-        fault_request(&fault, STATUS_CORRUPT, NULL, "invalid_json",
-                      "the body is no JSON: %s, line %d, column %d", error.text, error.line,
-                      error.column);
-    else if (!json_is_object(root))
-        fault_request(&fault, STATUS_CORRUPT, NULL, "invalid_json", "the body is no JSON object");
     else
-        return root;
-    json_decref(root);
-    http_reply_fault(x, &fault, 0);
-    return NULL;
+        http_request_order(x, NULL, read);
 }
 
 /* A flag that may be absent or null. */
@@ -52,7 +42,7 @@ static enum status read_flag(json_t *root, const char *name, bool *out, struct f
     return STATUS_OK;
 }
 
-static enum status encode_prompt(const struct http_server *server, json_t *root, int32_t **ids,
+static enum status encode_prompt(const struct tokenizer *tokenizer, json_t *root, int32_t **ids,
                                  size_t *n_ids, struct fault *fault)
 {
     bool adds_special = true;
@@ -64,15 +54,15 @@ static enum status encode_prompt(const struct http_server *server, json_t *root,
         return fault_request(fault, STATUS_INVALID, "prompt", NULL,
                              "prompt must be a string, or send messages");
     struct err err = {0};
-    status = tokenizer_encode(
-        server->engine.tokenizer, json_string_value(prompt), json_string_length(prompt),
-        TOKENIZER_PARSE_SPECIAL | (adds_special ? TOKENIZER_ADD_BOS : 0), ids, n_ids, NULL, &err);
+    status = tokenizer_encode(tokenizer, json_string_value(prompt), json_string_length(prompt),
+                              TOKENIZER_PARSE_SPECIAL | (adds_special ? TOKENIZER_ADD_BOS : 0), ids,
+                              n_ids, NULL, &err);
     if (status)
         fault_from_err(fault, &err);
     return status;
 }
 
-static enum status encode_messages(const struct http_server *server, json_t *root, int32_t **ids,
+static enum status encode_messages(const struct tokenizer *tokenizer, json_t *root, int32_t **ids,
                                    size_t *n_ids, struct fault *fault)
 {
     struct body body;
@@ -80,41 +70,34 @@ static enum status encode_messages(const struct http_server *server, json_t *roo
     if (status)
         return status;
     struct err err = {0};
-    status = chat_encode(server->engine.tokenizer, body.messages, body.n_messages,
-                         body.fields.enable_thinking, ids, n_ids, &err);
+    status = chat_encode(tokenizer, body.messages, body.n_messages, body.fields.enable_thinking,
+                         ids, n_ids, &err);
     if (status)
         fault_from_err(fault, &err);
     body_clear(&body);
     return status;
 }
 
-void http_page_tokenize(struct http_exchange *x, const char *rest)
+static void tokenize(const struct intake_config *config, struct intake_order *order)
 {
-    (void)rest;
-    struct http_server *server = x->server;
-    json_t *root = begin(x);
-    if (!root)
-        return;
-    struct fault fault = {0};
     int32_t *ids = NULL;
     size_t n_ids = 0;
-    enum status status = json_object_get(root, "messages")
-                             ? encode_messages(server, root, &ids, &n_ids, &fault)
-                             : encode_prompt(server, root, &ids, &n_ids, &fault);
-    json_decref(root);
-    if (status) {
-        http_reply_fault(x, &fault, 0);
+    json_t *root = load(config, order);
+    if (!root)
         return;
-    }
+    enum status status = json_object_get(root, "messages")
+                             ? encode_messages(config->tokenizer, root, &ids, &n_ids, &order->fault)
+                             : encode_prompt(config->tokenizer, root, &ids, &n_ids, &order->fault);
+    json_decref(root);
+    if (status)
+        return;
     struct json_writer w;
-    struct text *json = &server->json;
-    text_reset(json);
-    json_writer_init(&w, json);
+    json_writer_init(&w, &order->answer);
     json_write_begin_object(&w);
     json_write_key(&w, "count");
     json_write_integer(&w, (int64_t)n_ids);
     json_write_key(&w, "max_model_len");
-    json_write_integer(&w, server->engine.checkpoint->config.max_positions);
+    json_write_integer(&w, config->checkpoint->config.max_positions);
     json_write_key(&w, "tokens");
     json_write_begin_array(&w);
     for (size_t i = 0; i < n_ids; i++)
@@ -122,15 +105,20 @@ void http_page_tokenize(struct http_exchange *x, const char *rest)
     json_write_end_array(&w);
     json_write_end_object(&w);
     free(ids);
-    http_reply_json(x, 200, json);
+}
+
+void http_page_tokenize(struct http_exchange *x, const char *rest)
+{
+    (void)rest;
+    put_order(x, tokenize);
 }
 
 /* All the text of the ids; what is no UTF-8 as U+FFFD. */
-static enum status decode_tokens(const struct http_server *server, json_t *root, struct text *out,
+static enum status decode_tokens(const struct intake_config *config, json_t *root, struct text *out,
                                  struct fault *fault)
 {
     json_t *tokens = json_object_get(root, "tokens"), *value;
-    int n_vocab = server->engine.checkpoint->config.vocab_size;
+    int n_vocab = config->checkpoint->config.vocab_size;
     bool skips_special = false;
     struct detokenizer detokenizer;
     char piece[DETOKENIZER_MAX_BYTES];
@@ -141,7 +129,7 @@ static enum status decode_tokens(const struct http_server *server, json_t *root,
     if (!json_is_array(tokens))
         return fault_request(fault, STATUS_INVALID, "tokens", NULL,
                              "tokens must be a list of token ids");
-    detokenizer_init(&detokenizer, server->engine.tokenizer, skips_special);
+    detokenizer_init(&detokenizer, config->tokenizer, skips_special);
     json_array_foreach(tokens, i, value)
     {
         json_int_t id = json_is_integer(value) ? json_integer_value(value) : -1;
@@ -154,30 +142,29 @@ static enum status decode_tokens(const struct http_server *server, json_t *root,
     return STATUS_OK;
 }
 
-void http_page_detokenize(struct http_exchange *x, const char *rest)
+static void detokenize(const struct intake_config *config, struct intake_order *order)
 {
-    (void)rest;
-    struct http_server *server = x->server;
-    json_t *root = begin(x);
+    struct text prompt = {0};
+    json_t *root = load(config, order);
     if (!root)
         return;
-    struct fault fault = {0};
-    struct text prompt = {0};
-    enum status status = decode_tokens(server, root, &prompt, &fault);
+    enum status status = decode_tokens(config, root, &prompt, &order->fault);
     json_decref(root);
     if (!status && prompt.is_broken)
-        fault_set(&fault, 500, "server_error", NULL, "no memory for the text");
-    if (fault.err.code) {
-        http_reply_fault(x, &fault, 0);
-    } else {
+        fault_set(&order->fault, 500, "server_error", NULL, "no memory for the text");
+    if (!order->fault.err.code) {
         struct json_writer w;
-        text_reset(&server->json);
-        json_writer_init(&w, &server->json);
+        json_writer_init(&w, &order->answer);
         json_write_begin_object(&w);
         json_write_key(&w, "prompt");
         json_write_bytes(&w, prompt.bytes, prompt.len_bytes);
         json_write_end_object(&w);
-        http_reply_json(x, 200, &server->json);
     }
     text_free(&prompt);
+}
+
+void http_page_detokenize(struct http_exchange *x, const char *rest)
+{
+    (void)rest;
+    put_order(x, detokenize);
 }

@@ -44,6 +44,7 @@ void intake_order_free(struct intake_order *order)
         return;
     forget_bytes(order);
     service_job_free(order->job);
+    text_free(&order->answer);
     free(order);
 }
 
@@ -175,7 +176,7 @@ static void *run(void *argument)
             if (atomic_load(&intake->is_stopping)) {
                 intake_order_free(order);
             } else {
-                intake_read(&intake->config, order);
+                (order->read ? order->read : intake_read)(&intake->config, order);
                 if (mailbox_push(&intake->done, mail))
                     intake->config.on_mail(intake->config.user);
             }

@@ -9,9 +9,12 @@
 #include "coordinator/fault.h"
 #include "coordinator/mailbox.h"
 #include "coordinator/service.h"
+#include "coordinator/text.h"
 
 #include <stdbool.h>
 #include <stddef.h>
+
+struct intake_config;
 
 struct intake_order {
     struct mail mail;
@@ -21,9 +24,12 @@ struct intake_order {
     const char *loops_json; /* "loops" object made of headers, over the body's; NULL: none;
                                malloc'd, the intake frees it */
     void *user;
+    /* What the thread does with it; NULL: intake_read. Any other fills fault or answer. */
+    void (*read)(const struct intake_config *config, struct intake_order *order);
     /* Out. */
-    struct fault fault;      /* err.code STATUS_OK: job is there */
+    struct fault fault;      /* err.code STATUS_OK: job, or answer, is there */
     struct service_job *job; /* malloc'd; body encoded, params complete; the taker's */
+    struct text answer;      /* the intake frees it */
 };
 
 struct intake_config {

@@ -21,6 +21,9 @@ want libevent-dev pkg-config --exists libevent_openssl
 want libssl-dev pkg-config --exists openssl
 want libcmocka-dev header cmocka.h
 want python3-numpy /usr/bin/python3 -c 'import numpy'
+want curl curl --version
+want openssl openssl version
+want python3-venv /usr/bin/python3 -c 'import venv, ensurepip'
 want clang clang --version
 # The fuzzer's runtime has the compiler's version in its name; Debian 12 has 14.
 clang_major=$(clang -dumpversion 2>/dev/null | cut -d. -f1)

@@ -12,7 +12,7 @@ unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
 FUZZ_SECONDS=${FUZZ_SECONDS:-5}
 jobs=-j$(nproc)
 words=("$@")
-passed=0; failed=0; began=$SECONDS
+passed=0; failed=0; skipped=0; began=$SECONDS
 
 is_wanted() {
     [ ${#words[@]} -eq 0 ] && return 0
@@ -22,7 +22,8 @@ is_wanted() {
 }
 
 # A stage says "...: N passed, M failed" itself, or counts as one check. A stage that fails without having
-# counted a failure (it crashed, hung or did not build) counts as one failure.
+# counted a failure (it crashed, hung or did not build) counts as one failure. One that says "NAME: skipped: WHY"
+# and nothing else counts as skipped: it lacked something that only the network has.
 stage() { # name, time limit in seconds, command...
     local name=$1 limit=$2 start code line p=0 f=0
     shift 2
@@ -39,7 +40,11 @@ stage() { # name, time limit in seconds, command...
     fi
     [ $code -eq 0 ] || [ "$f" -gt 0 ] || f=1
     passed=$((passed + p)); failed=$((failed + f))
-    local verdict=ok
+    local verdict=ok why
+    why=$(sed -nE 's/^[a-z0-9_]+: (skipped: .*)/\1/p' "$logs/$name.log" | tail -n 1)
+    if [ -n "$why" ] && [ $code -eq 0 ] && [ -z "$line" ]; then
+        passed=$((passed - p)); p=0; skipped=$((skipped + 1)); verdict=$why
+    fi
     [ "$f" -eq 0 ] || verdict=FAILED
     [ $code -ne 124 ] || verdict="FAILED (over ${limit} s)"
     awk -v n="$name" -v ns=$(($(date +%s%N) - start)) -v p="$p" -v f="$f" -v v="$verdict" \
@@ -66,6 +71,6 @@ for script in tests/e2e_*.py; do
 done
 
 echo "all stages: $((SECONDS - began)) s"
-[ $((passed + failed)) -gt 0 ] || { echo "no stage has that name: ${words[*]}"; failed=1; }
-echo "$passed passed, $failed failed"
+[ $((passed + failed + skipped)) -gt 0 ] || { echo "no stage has that name: ${words[*]}"; failed=1; }
+echo "$passed passed, $failed failed$([ $skipped -eq 0 ] || echo ", $skipped skipped")"
 [ "$failed" -eq 0 ]

@@ -154,6 +154,10 @@ def test_fields(c):
         logprobs["top_logprobs"], logprobs["tokens"], logprobs["token_logprobs"])), "greedy takes the best")
     c.check(first["one"]["logprobs"]["token_logprobs"][0] < 0, "logprobs 0 still has the token's own")
     c.equal(first["one"]["logprobs"]["top_logprobs"], None, "logprobs 0 has no alternatives")
+    stats = only(answers, "top")["response"]["body"]["loop_stats"]
+    ran = [sum(e >= t for e in stats["exit_loops"]) for t in range(1, len(stats["per_loop"]) + 1)]
+    c.equal([x["tokens"] for x in stats["per_loop"]], ran, "per_loop counts the tokens that ran each loop")
+    c.check(all(x["compute_ms"] > 0 for x in stats["per_loop"] if x["tokens"]), "loops that ran took time")
     c.equal((set(loops["full"]), set(loops["capped"])), ({4}, {2}), "loops full, and capped at 2")
 
 

@@ -49,7 +49,7 @@ def test_answer_headers(c, server):
 
 
 def test_request_id(c, server):
-    for given, is_taken in (("mine-42", True), ("x" * 128, True), ("x" * 129, False), ("ünsafe", False), ("a b", True)):
+    for given, is_taken in (("mine-42", True), ("x" * 128, True), ("x" * 129, False), ("ünsafe", False), ("a b", False)):
         answer = server.ask("GET", "/health", headers={"X-Request-Id": given.encode().decode("latin-1")})
         found = answer.header("X-Request-Id")
         c.check((found == given) == is_taken and found, f"X-Request-Id {given[:20]!r}... came back as {found!r}")

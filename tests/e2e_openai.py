@@ -184,7 +184,9 @@ def test_chat(c, client):
                                            max_completion_tokens=5)
     c.equal(limit.usage.completion_tokens, 5, "chat: max_completion_tokens")
     with client.chat.completions.stream(**CHAT) as stream:
-        final = stream.get_final_completion()
+        for _event in stream:
+            pass
+        final = stream.current_completion_snapshot
     c.equal(final.choices[0].message.content, whole.choices[0].message.content, "chat: the stream helper adds it up")
 
 
@@ -266,10 +268,10 @@ def test_retry(c, client, openai, server):
                           {"Authorization": f"Bearer {KEY}"})
             while server.metrics().sum("num_requests_waiting") != 1 and time.monotonic() < late + 20:
                 time.sleep(0.02)
-            before = server.metrics().sum("requests_refused_total", reason="queue_full")
+            before = server.metrics().sum("refused_total", reason="queue_full")
 
             async def leave_after_refusal():
-                while server.metrics().sum("requests_refused_total", reason="queue_full") == before:
+                while server.metrics().sum("refused_total", reason="queue_full") == before:
                     await asyncio.sleep(0.02)
                 again.close()
                 await asyncio.to_thread(blocked[0].close)
@@ -316,7 +318,7 @@ def main():
     c.attempt(test_async, openai, server)
     server.stop()
 
-    server = Server(make_slow_model(), "--api-key-file", keys, "--max-sequences", 1, "--max-waiting", 1,
+    server = Server(make_slow_model(), "--api-key-file", keys, "--max-sequences", 1, "--max-queue", 1,
                     key=KEY)
     with client_of(server) as client:
         c.attempt(test_close, client, server)

@@ -246,16 +246,17 @@ def finishes_what_runs(c, how, number):
     check_gone(c, server, what, 0)
 
 
-def is_cut_by_a_second_signal(c, how):
+def is_cut_by_a_second_signal(c, how, first, second):
+    what = f"{how}, {first.name}, {second.name}"
     server = start(how, make_slow_model())
     stream = Stream(server, 4000)
-    server.process.send_signal(signal.SIGTERM)
+    server.process.send_signal(first)
     server.wait_for("draining")
     began = time.monotonic()
-    server.process.send_signal(signal.SIGTERM)
-    check_cut(c, stream.finish(), f"{how}, two SIGTERM")
-    check_gone(c, server, f"{how}, two SIGTERM", 3)
-    c.check(time.monotonic() < began + 10, f"{how}, two SIGTERM: took {time.monotonic() - began:.1f} s")
+    server.process.send_signal(second)
+    check_cut(c, stream.finish(), what)
+    check_gone(c, server, what, 3)
+    c.check(time.monotonic() < began + 10, f"{what}: took {time.monotonic() - began:.1f} s")
 
 
 def is_cut_by_the_deadline(c, how):
@@ -380,8 +381,10 @@ def main():
     for how, number in (("alone", signal.SIGTERM), ("alone", signal.SIGINT), ("--workers", signal.SIGTERM),
                         ("--workers", signal.SIGHUP), ("mpirun", signal.SIGUSR1)):
         c.attempt(finishes_what_runs, how, number)
+    for how, first, second in (("alone", signal.SIGTERM, signal.SIGTERM), ("alone", signal.SIGINT, signal.SIGTERM),
+                               ("--workers", signal.SIGTERM, signal.SIGTERM), ("mpirun", signal.SIGUSR1, signal.SIGUSR2)):
+        c.attempt(is_cut_by_a_second_signal, how, first, second)
     for how in ("alone", "--workers"):
-        c.attempt(is_cut_by_a_second_signal, how)
         c.attempt(is_cut_by_the_deadline, how)
         c.attempt(drains_at_ctrl_c, how)
         c.attempt(outlives_the_reader_of_its_output, how)

@@ -363,7 +363,7 @@ def event_finish(events, choice=0):
     found = [c["finish_reason"] for e in events for c in e["choices"]
              if c["index"] == choice and c.get("finish_reason") is not None]
     if len(found) != 1:
-        raise Failure(f"choice {choice} has {len(found)} finish reasons: {found}")
+        raise Failure(f"choice {choice} has {len(found)} finish reasons: {found}; the stream ends with {str(events[-2:])[:600]}")
     return found[0]
 
 
