@@ -184,7 +184,9 @@ def test_chat(c, client):
                                            max_completion_tokens=5)
     c.equal(limit.usage.completion_tokens, 5, "chat: max_completion_tokens")
     with client.chat.completions.stream(**CHAT) as stream:
-        final = stream.get_final_completion()
+        for _event in stream:
+            pass
+        final = stream.current_completion_snapshot
     c.equal(final.choices[0].message.content, whole.choices[0].message.content, "chat: the stream helper adds it up")
 
 
