@@ -87,6 +87,8 @@ static struct option_group own_group(struct serve_options *o, struct option_spec
          "for a slow reader, who is then cut off (1M)", NULL},
         {"idle-timeout", 0, OPTION_FLOAT, &o->idle_timeout_s, "S", NULL, 1e-3, 1e6,
          "of connections that say nothing (default 75)", NULL},
+        {"worker-timeout", 0, OPTION_FLOAT, &o->session.answer_timeout_s, "S", NULL, 0.1, 1e6,
+         "a worker that owes an answer for S is lost (default 60)", NULL},
         {"ping-interval", 0, OPTION_FLOAT, &o->ping_interval_s, "S", NULL, 1e-3, 1e6,
          "of comments on idle streams (default 15)", NULL},
     };

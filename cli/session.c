@@ -152,6 +152,7 @@ static enum status session_start_coordinator(struct session *s, struct err *err)
         .kv_bytes = o->kv_bytes,
         .block_size = (uint32_t)o->block_size,
         .kv_dtype = kv_dtype,
+        .answer_timeout_ns = (uint64_t)(o->answer_timeout_s * 1e9),
         .n_threads = (uint32_t)o->n_threads,
         .verify_weights = !o->no_verify,
     };

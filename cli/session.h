@@ -36,6 +36,7 @@ struct session_options {
     bool needs_tokenizer; /* set by the subcommand: fail early when the model has none */
     /* Set by a server. */
     uint32_t max_queue;        /* of the coordinator; 0 = default */
+    double answer_timeout_s;   /* of the coordinator; 0 = default */
     bool is_server;            /* mpirun passes signals on as launch_mpirun_server says */
     const struct err *refusal; /* rank 0 cannot go on, and why: it joins the job only to tell the
                                   workers; NULL: all is well */

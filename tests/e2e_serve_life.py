@@ -370,6 +370,35 @@ def leaves_nothing_behind_a_kill(c, how, victim):
     stream.wire.close()
 
 
+def tells_when_the_cluster_is_lost(c):
+    """A worker dies and nobody ends the others: mpirun told to let the rest live, as srun --no-kill."""
+
+    class Survivors(Server):
+        @staticmethod
+        def program():
+            return [*MPIRUN, "--enable-recovery", "--mca", "orte_abort_on_non_zero_status", "0", "-n", "3", PROGRAM,
+                    "serve"]
+
+    server = Survivors(make_slow_model(), "--worker-timeout", 2, env=AS_ROOT)
+    stream = Stream(server, 4000)
+    with server.wire() as whole:
+        whole.request("POST", "/v1/completions", {"prompt": "x", "max_tokens": 4000, "ignore_eos": True})
+        time.sleep(0.3)
+        ranks = {rank: pid for pid, rank in processes_of(server.process.pid).items()}
+        os.kill(ranks[2], signal.SIGKILL)
+        answer = whole.read_answer("POST")
+    c.equal((answer.status, answer.error()["code"]), (503, "cluster_lost"), "lost: a request that runs")
+    c.check("rank 2" in answer.error()["message"], f"lost: {answer}")
+    c.check(answer.header("Retry-After"), "lost: no Retry-After")
+    errors = [e["error"]["code"] for e in stream.finish() if isinstance(e, dict) and "error" in e]
+    c.equal(errors, ["cluster_lost"], "lost: error events of a stream")
+    server.wait_for("stopped")
+    server.process.wait(SOON)  # its code is mpirun's, which was told not to care
+    lines = [line for line in server.log_text().splitlines() if line.startswith("carousel serve: ")]
+    c.equal(len(lines), 1, f"lost: last words; {server.log_tail()}")
+    c.equal(processes_of(server.process.pid), {}, "lost: processes left")
+
+
 def main():
     c = Checks("e2e_serve_life")
     everywhere = ("alone", "--workers", "mpirun")
@@ -390,6 +419,7 @@ def main():
         c.attempt(outlives_the_reader_of_its_output, how)
     c.attempt(drains_when_every_rank_is_told)
     c.attempt(ends_soon_when_mpirun_is_told)
+    c.attempt(tells_when_the_cluster_is_lost)
     for how, victim in (("--workers", 0), ("--workers", 2), ("--workers", "launcher"), ("mpirun", 1)):
         c.attempt(leaves_nothing_behind_a_kill, how, victim)
     c.close()
