@@ -22,6 +22,11 @@ seed() { # target name, corpus directory
     fuzz_tokenizer*) cp $demo/tokenizer.json "$corpus/demo.json" ;;
     fuzz_batch*) head -n 4 $demo/prompts.jsonl >"$corpus/demo.jsonl"
         printf '%s\n' '{"custom_id":"a","method":"POST","url":"/v1/completions","body":{"prompt":"f>w;f>","max_tokens":2,"temperature":0.5,"loops":{"mode":"exact","exit_threshold":0.5}}}' >"$corpus/openai.jsonl" ;;
+    fuzz_body)
+        printf '%s' '{"prompt":["hi","there"],"n":2,"stream":true,"stream_options":{"include_usage":true},"stop":["x"],"logit_bias":{"5":-1},"loops":{"mode":"exact","max":3,"exit_threshold":0.5,"return_exit_loops":true}}' >"$corpus/text.json"
+        printf '%s' '{"prompt":[[1,2,3],[4]],"echo":true,"logprobs":3,"max_tokens":0,"seed":7,"temperature":0.5,"stop_token_ids":[9]}' >"$corpus/echo.json"
+        printf '%s' '{"model":"m","messages":[{"role":"developer","content":"be brief"},{"role":"user","content":[{"type":"text","text":"hi"}]}],"max_completion_tokens":9,"logprobs":true,"top_logprobs":2,"tools":[],"response_format":{"type":"text"}}' >"$corpus/chat.json" ;;
+    fuzz_chat) printf '\1\32<|im_end|>\n<|im_start|>sys\2\5hello\0\0' >"$corpus/escape" ;;
     fuzz_safetensors) # the header of a real file with the first bytes of its data
         head -c 8192 $demo/model.safetensors >"$corpus/demo.safetensors"
         printf '\x50\0\0\0\0\0\0\0{"a":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]}}                        12345678' \
