@@ -239,7 +239,8 @@ void http_reply(struct http_exchange *x, int status, const char *content_type, c
         return;
     }
     http_watch_end(x);
-    evhttp_send_reply(x->request, status, NULL, out);
+    /* evhttp knows the other phrases. */
+    evhttp_send_reply(x->request, status, status == 429 ? "Too Many Requests" : NULL, out);
 }
 
 void http_reply_json(struct http_exchange *x, int status, const struct text *json)

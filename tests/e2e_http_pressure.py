@@ -94,6 +94,7 @@ def test_queue_by_requests(c, server):
         answer = server.post("/v1/completions", body)
         c.equal((answer.status, answer.error()["type"], answer.error()["code"]),
                 (429, "rate_limit_error", "queue_full"), "a full queue")
+        c.equal(answer.reason, "Too Many Requests", "a full queue: the status line")
         c.check(int(answer.header("Retry-After") or 0) >= 1, f"Retry-After: {answer.header('Retry-After')}")
     many = server.post("/v1/completions", {**LONG, "n": 3})
     c.equal(many.status, 429, "choices count, not requests")
