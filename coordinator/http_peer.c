@@ -332,15 +332,15 @@ enum status http_peer_listen(struct http_server *server, struct err *err)
                                           LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
     if (!server->listener)
         close(fd);
-    if (!server->adopt_event || !server->listener)
-        return err_set(err, STATUS_NO_MEMORY, "no memory for a listening socket");
-    event_priority_set(server->adopt_event, 0); /* before all others */
-    evhttp_set_bevcb(server->http, peer_create, server);
-    if (!evhttp_bind_listener(server->http, server->listener)) {
-        evconnlistener_free(server->listener);
+    if (!server->adopt_event || !server->listener ||
+        !evhttp_bind_listener(server->http, server->listener)) {
+        if (server->listener)
+            evconnlistener_free(server->listener);
         server->listener = NULL;
         return err_set(err, STATUS_NO_MEMORY, "no memory for a listening socket");
     }
+    event_priority_set(server->adopt_event, 0); /* before all others */
+    evhttp_set_bevcb(server->http, peer_create, server);
     evconnlistener_set_error_cb(server->listener, accept_failed);
     return STATUS_OK;
 }
