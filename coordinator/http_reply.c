@@ -243,6 +243,7 @@ void http_reply(struct http_exchange *x, int status, const char *content_type, c
     http_watch_end(x);
     /* evhttp knows the other phrases. */
     evhttp_send_reply(x->request, status, status == 429 ? "Too Many Requests" : NULL, out);
+    http_peer_guard_end(x->peer);
 }
 
 void http_reply_json(struct http_exchange *x, int status, const struct text *json)
