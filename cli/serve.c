@@ -335,10 +335,12 @@ static int run_worker(struct serve *s, char **program_argv)
 int cli_serve(int argc, char **argv, char **program_argv)
 {
     struct serve s = {.started_ns = host_now_ns(), .state_lock = PTHREAD_MUTEX_INITIALIZER};
-    bool is_over;
-    int exit_code;
-    serve_options_read(&s.options, argc, argv, &is_over, &exit_code);
-    if (!is_over) {
+    struct err err = {0};
+    bool is_over = false;
+    int exit_code = CLI_OK;
+    if (serve_options_read(&s.options, argc, argv, &is_over, &err) != STATUS_OK) {
+        exit_code = cli_fail_usage("serve", &err);
+    } else if (!is_over) {
         name_model(&s);
         switch (session_find_place(&s.options.session)) {
         case SESSION_WORKER:

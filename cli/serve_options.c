@@ -2,8 +2,6 @@
  */
 #include "cli/serve_options.h"
 
-#include "cli/cli.h"
-
 #include <arpa/inet.h>
 #include <assert.h>
 #include <netdb.h>
@@ -182,37 +180,34 @@ static enum status check(const struct serve_options *o, struct err *err)
     return STATUS_OK;
 }
 
-void serve_options_read(struct serve_options *o, int argc, char **argv, bool *is_over,
-                        int *exit_code)
+enum status serve_options_read(struct serve_options *o, int argc, char **argv, bool *is_over,
+                               struct err *err)
 {
     struct option_spec own[SERVE_N_SPECS], request[REQUEST_N_SPECS], session[SESSION_N_SPECS];
     struct options_result args;
-    struct err err = {0};
     init(o);
     struct option_group groups[] = {own_group(o, own), request_group(o, request),
                                     session_options_group(&o->session, session)};
-    *is_over = true;
-    enum status status = options_parse(groups, 3, argc, argv, &args, &err);
+    *is_over = false;
+    enum status status = options_parse(groups, 3, argc, argv, &args, err);
     if (status == STATUS_OK && args.wants_help) {
         options_print_help(usage, groups, 3, &args);
-        *exit_code = CLI_OK;
-        return;
+        *is_over = true;
+        return STATUS_OK;
     }
     if (status == STATUS_OK)
-        status = session_take_model(&args, &o->session.model, &err);
+        status = session_take_model(&args, &o->session.model, err);
     if (status == STATUS_OK)
-        status = split_names(o, &err);
+        status = split_names(o, err);
     if (status == STATUS_OK)
-        status = check(o, &err);
-    if (status != STATUS_OK) {
-        *exit_code = cli_fail_usage("serve", &err);
-        return;
-    }
+        status = check(o, err);
+    if (status != STATUS_OK)
+        return status;
     /* What waits is counted at the front door; the coordinator has room for more than that. */
     o->session.max_queue = (uint32_t)o->max_queue + BODY_MAX_CHOICES;
     o->log = (struct server_log){
         .fd = STDERR_FILENO, .is_json = o->log_format == 1, .level = (enum log_level)o->log_level};
-    *is_over = false;
+    return STATUS_OK;
 }
 
 void serve_options_free(struct serve_options *o)

@@ -28,10 +28,10 @@ struct serve_options {
     size_t n_names; /* 0: the model directory's name */
 };
 
-/* Reads the command line. *is_over: help was printed, or the options are wrong, which has been
- * told; then *exit_code is the process's. Free in any case. */
-void serve_options_read(struct serve_options *o, int argc, char **argv, bool *is_over,
-                        int *exit_code);
+/* Reads the command line; *is_over: help was printed, and that was all. STATUS_INVALID. Free in any
+ * case. */
+enum status serve_options_read(struct serve_options *o, int argc, char **argv, bool *is_over,
+                               struct err *err);
 void serve_options_free(struct serve_options *o);
 
 /* The server's own part: keys is what o->key_file holds, or NULL. */

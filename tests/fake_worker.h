@@ -32,6 +32,7 @@ struct fake {
     struct loop_timing timings[4][SEQUENCE_MAX_LOOPS]; /* of the tokens, by turns */
     uint32_t n_at_once; /* stops after that many tokens of a sequence; 0 = goes on to the end */
     bool observes_late; /* sends an observation when it is asked to close */
+    uint32_t n_reports; /* of targets, sent after a sequence's tokens */
     bool swaps_tokens;  /* the later of two tokens is sent first */
     bool quits;         /* after a failed ready it says so again and is gone, as a worker does */
     /* what it saw */
@@ -91,6 +92,21 @@ static inline void fake_generate(struct fake *f, const struct sequence_params *p
     }
 }
 
+static inline void fake_report(struct fake *f, const struct sequence_params *p)
+{
+    for (uint32_t i = 0; i < f->n_reports; i++) {
+        struct control_observation row = {.sequence = p->sequence,
+                                          .position = i / 3,
+                                          .loop = 1 + i % 3,
+                                          .lambda = 0.25f,
+                                          .has_target = true,
+                                          .logprob = -1.0f};
+        const struct control_message m = {.kind = CONTROL_OBSERVATIONS,
+                                          .observations = {.n = 1, .items = &row}};
+        fake_send(f, &m);
+    }
+}
+
 static inline void fake_take_bundle(struct fake *f, const struct transport_message *message)
 {
     const struct frame_limits limits = {.d_model = (uint32_t)f->model->d_model,
@@ -110,6 +126,7 @@ static inline void fake_take_bundle(struct fake *f, const struct transport_messa
         f->n_prompts++;
         f->n_prompt_rows += frame.n_rows;
         fake_generate(f, p);
+        fake_report(f, p);
     }
 }
 

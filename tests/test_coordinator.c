@@ -289,6 +289,44 @@ static void test_coordinator_late_observations_come_before_the_end(void **state)
     cluster_close(c);
 }
 
+static void on_report(void *user, const struct control_observation *row)
+{
+    struct seen *s = user;
+    assert_true(row->has_target && s->n_ends == 0);
+    s->n_rows++;
+}
+
+/* The last row of a prompt may get off before the others have been through all loops: the sequence
+ * is closed once every target was told at every loop, 2 * 3 times here. */
+static void test_coordinator_ends_after_the_reports_of_all_targets(void **state)
+{
+    (void)state;
+    static const int32_t targets[2] = {0, 2};
+    for (uint32_t n_reports = 5; n_reports <= 6; n_reports++) {
+        struct cluster *c = cluster_open(1);
+        c->fakes[0].n_reports = n_reports;
+        assert_int_equal(cluster_start(c, NULL), STATUS_OK);
+        struct seen s = {0};
+        struct completion_request r = make_request(&s, 2);
+        r.on_observation = on_report;
+        r.params.exit_mode = EXIT_MODE_EXACT;
+        r.params.exit_threshold = 0.5f;
+        r.params.n_observe_targets = 2;
+        r.observe_targets = targets;
+        submit(c, &s, &r);
+        while (s.n_rows < n_reports)
+            assert_int_equal(coordinator_step(c->coordinator, 1000000000, NULL), STATUS_OK);
+        /* The tokens came first, and the last one waits for the last report. */
+        assert_int_equal(s.n_tokens, n_reports == 6 ? 2 : 1);
+        if (n_reports == 5)
+            coordinator_cancel(c->coordinator, s.id);
+        run_until_idle(c);
+        assert_int_equal(s.n_ends, 1);
+        assert_int_equal(s.reason, n_reports == 6 ? FINISH_LENGTH : FINISH_CANCELLED);
+        cluster_close(c);
+    }
+}
+
 static void test_coordinator_refusal_ends_with_the_workers_message(void **state)
 {
     (void)state;
@@ -435,6 +473,7 @@ int main(void)
         cmocka_unit_test(test_coordinator_submits_from_the_end_of_another),
         cmocka_unit_test(test_coordinator_many_requests_pass_through_a_small_house),
         cmocka_unit_test(test_coordinator_late_observations_come_before_the_end),
+        cmocka_unit_test(test_coordinator_ends_after_the_reports_of_all_targets),
         cmocka_unit_test(test_coordinator_refusal_ends_with_the_workers_message),
         cmocka_unit_test(test_coordinator_refuses_bad_requests),
         cmocka_unit_test(test_coordinator_names_a_worker_that_leaves),
