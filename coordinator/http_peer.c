@@ -117,6 +117,7 @@ static void adopt_newcomers(evutil_socket_t fd, short what, void *user)
             peer_close(peer);
         } else {
             set_socket_options(peer->fd);
+            peer->connection = connection;
             peer->reading_since_ns = host_now_ns(); /* TLS may drip before a request's first byte */
             evhttp_connection_set_closecb(connection, peer_closed, peer);
             if (peer->fd < 0 || !remember_fd(server, peer) ||
@@ -130,9 +131,7 @@ static void adopt_newcomers(evutil_socket_t fd, short what, void *user)
 
 static void cut(struct http_peer *peer)
 {
-    void *connection = NULL;
-    bufferevent_getcb(peer->bev, NULL, NULL, NULL, &connection);
-    evhttp_connection_free(connection);
+    evhttp_connection_free(peer->connection);
 }
 
 void http_peer_close_all(struct http_server *server)
@@ -205,6 +204,30 @@ void http_peer_begin_answer(struct http_peer *peer)
     bufferevent_setwatermark(peer->bev, EV_READ, 0, SENT_AHEAD_BYTES);
     bufferevent_set_timeouts(peer->bev, NULL, &write_timeout);
     bufferevent_enable(peer->bev, EV_READ);
+}
+
+static void guarded_write(struct bufferevent *bev, void *user)
+{
+    struct http_peer *peer = user;
+    if (evbuffer_get_length(bufferevent_get_output(bev)) == 0)
+        peer->on_write(bev, peer->connection);
+}
+
+static void guarded_event(struct bufferevent *bev, short what, void *user)
+{
+    struct http_peer *peer = user;
+    peer->on_event(bev, what, peer->connection);
+}
+
+/* A TLS connection says that its bytes are out by a callback that runs later, and evhttp takes any
+ * such callback for the end of the answer: one that was under way when the last bytes were added
+ * would cut them off. evhttp sets its own callbacks again for the next request. */
+void http_peer_guard_end(struct http_peer *peer)
+{
+    if (!peer->server->tls)
+        return;
+    bufferevent_getcb(peer->bev, NULL, &peer->on_write, &peer->on_event, NULL);
+    bufferevent_setcb(peer->bev, NULL, guarded_write, guarded_event, peer);
 }
 
 void http_peer_end_answer(struct http_peer *peer)
@@ -333,15 +356,15 @@ enum status http_peer_listen(struct http_server *server, struct err *err)
                                           LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
     if (!server->listener)
         close(fd);
-    if (!server->adopt_event || !server->listener)
-        return err_set(err, STATUS_NO_MEMORY, "no memory for a listening socket");
-    event_priority_set(server->adopt_event, 0); /* before all others */
-    evhttp_set_bevcb(server->http, peer_create, server);
-    if (!evhttp_bind_listener(server->http, server->listener)) {
-        evconnlistener_free(server->listener);
+    if (!server->adopt_event || !server->listener ||
+        !evhttp_bind_listener(server->http, server->listener)) {
+        if (server->listener)
+            evconnlistener_free(server->listener);
         server->listener = NULL;
         return err_set(err, STATUS_NO_MEMORY, "no memory for a listening socket");
     }
+    event_priority_set(server->adopt_event, 0); /* before all others */
+    evhttp_set_bevcb(server->http, peer_create, server);
     evconnlistener_set_error_cb(server->listener, accept_failed);
     return STATUS_OK;
 }

@@ -229,6 +229,8 @@ void http_reply(struct http_exchange *x, int status, const char *content_type, c
     char length[24];
     x->status = status;
     http_header_out(x, "X-Request-Id", x->request_id);
+    if (x->server->phase == HTTP_DRAINING) /* another server takes what comes next */
+        http_header_out(x, "Connection", "close");
     if (content_type)
         http_header_out(x, "Content-Type", content_type);
     snprintf(length, sizeof length, "%zu", len_bytes);
@@ -242,6 +244,7 @@ void http_reply(struct http_exchange *x, int status, const char *content_type, c
     http_watch_end(x);
     /* evhttp knows the other phrases. */
     evhttp_send_reply(x->request, status, status == 429 ? "Too Many Requests" : NULL, out);
+    http_peer_guard_end(x->peer);
 }
 
 void http_reply_json(struct http_exchange *x, int status, const struct text *json)

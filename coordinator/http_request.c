@@ -384,8 +384,7 @@ static void take_delivery(struct http_server *server, struct delivery *d)
         free(d->snapshot);
         d->snapshot = NULL;
         break;
-    case DELIVERY_LOST:
-        http_server_lose(server, d->message);
+    case DELIVERY_LOST: /* told already */
         break;
     }
 }
@@ -394,6 +393,10 @@ static void take_delivery(struct http_server *server, struct delivery *d)
 void http_request_take_deliveries(struct http_server *server)
 {
     struct delivery *d = service_take(server->engine.service);
+    /* The ends of what the loss has cut come before its news; clients are to hear the reason. */
+    for (const struct delivery *l = d; l; l = (const struct delivery *)l->mail.next)
+        if (l->kind == DELIVERY_LOST)
+            http_server_lose(server, l->message);
     while (d) {
         struct delivery *next = (struct delivery *)d->mail.next;
         take_delivery(server, d);

@@ -3,6 +3,8 @@
 #include "coordinator/http_state.h"
 
 #include <errno.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -302,6 +304,11 @@ static void on_tick(evutil_socket_t fd, short what, void *user)
 
 enum status http_server_run(struct http_server *server, struct err *err)
 {
+    /* A client that has gone shows as an error of the write to it, not as a signal. */
+    sigset_t pipe;
+    sigemptyset(&pipe);
+    sigaddset(&pipe, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &pipe, NULL);
     event_base_loop(server->base, EVLOOP_NO_EXIT_ON_EMPTY);
     server->is_ending = true;
     http_peer_close_all(server); /* while the service still lives */

@@ -34,6 +34,9 @@ struct http_peer {
     struct http_server *server;
     struct bufferevent *bev; /* borrowed; counted while the peer is a newcomer */
     evutil_socket_t fd;
+    struct evhttp_connection *connection; /* NULL: a newcomer */
+    bufferevent_data_cb on_write;         /* evhttp's, while an answer's end is guarded */
+    bufferevent_event_cb on_event;
     struct http_exchange *exchange; /* the request being answered; NULL: none */
     uint64_t reading_since_ns;      /* first byte of a request that is not complete, or when it
                                        connected; 0: none */
@@ -134,6 +137,7 @@ struct http_peer *http_peer_of(struct http_server *server, struct evhttp_request
 /* From a request's arrival to its last byte the peer may be silent, its leaving is seen at once,
  * and what it sends ahead stays bounded. */
 void http_peer_begin_answer(struct http_peer *peer);
+void http_peer_guard_end(struct http_peer *peer); /* after evhttp was told the last bytes */
 void http_peer_end_answer(struct http_peer *peer);
 void http_peer_tick(struct http_server *server, uint64_t now_ns);
 

@@ -130,11 +130,17 @@ static bool send_events(struct http_exchange *x)
 static void finish(struct http_exchange *x)
 {
     struct evhttp_request *request = x->request;
+    struct http_peer *peer = x->peer;
     text_adds(&x->server->events, "data: [DONE]\n\n");
     if (!send_events(x))
         return;
+    /* Else evhttp ends the exchange at once, and maybe the connection. */
+    bool is_end_later =
+        request->chunked || evbuffer_get_length(bufferevent_get_output(peer->bev)) > 0;
     http_watch_end(x);
     evhttp_send_reply_end(request);
+    if (is_end_later)
+        http_peer_guard_end(peer);
 }
 
 /* ---- events --------------------------------------------------------------------------------- */

@@ -95,7 +95,7 @@ def show(servers, rows):
             kept.update(answer_of(ask(servers[row.get("server", "demo")], row)))
         except Failure as e:
             kept["failure"] = str(e)
-        print(json.dumps(kept, ensure_ascii=False))
+        print(json.dumps(kept))
 
 
 def main():
