@@ -38,8 +38,8 @@ struct http_peer {
     bufferevent_data_cb on_write;         /* evhttp's, while an answer's end is guarded */
     bufferevent_event_cb on_event;
     struct http_exchange *exchange; /* the request being answered; NULL: none */
-    uint64_t reading_since_ns;      /* first byte of a request that is not complete, or when it
-                                       connected; 0: none */
+    uint64_t reading_since_ns;      /* first byte of a request that is not complete, of a TLS
+                                       handshake before the first one; 0: none */
 };
 
 /* What the HTTP thread knows of one choice beside its answer. */
