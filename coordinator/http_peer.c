@@ -118,6 +118,8 @@ static void adopt_newcomers(evutil_socket_t fd, short what, void *user)
         } else {
             set_socket_options(peer->fd);
             peer->connection = connection;
+            /* A handshake that drips counts as the first request's. */
+            peer->reading_since_ns = server->tls ? host_now_ns() : 0;
             evhttp_connection_set_closecb(connection, peer_closed, peer);
             if (peer->fd < 0 || !remember_fd(server, peer) ||
                 !evbuffer_add_cb(bufferevent_get_input(bev), peer_received, peer) ||

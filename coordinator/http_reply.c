@@ -218,6 +218,7 @@ static void answer_is_out(struct evhttp_request *request, void *user)
 void http_watch_end(struct http_exchange *x)
 {
     x->is_answered = true;
+    x->last_write_ns = host_now_ns();
     evhttp_request_set_on_complete_cb(x->request, answer_is_out, x);
 }
 

@@ -3,14 +3,13 @@
 #include "cluster/host.h"
 #include "coordinator/http_state.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 enum { MAX_KEPT_BYTES = 1 << 20 };
-enum { MAX_RETRY_AFTER_S = 60, RETRY_LOADING_S = 1, RETRY_DRAINING_S = 5, RETRY_LOST_S = 30 };
+enum { RETRY_LOADING_S = 1, RETRY_DRAINING_S = 5, RETRY_LOST_S = 30 };
 
 bool http_request_is_model(const struct http_server *server, const char *name)
 {
@@ -45,43 +44,7 @@ enum status http_request_check_phase(const struct http_server *server, struct fa
     return fault->err.code;
 }
 
-static void refuse(struct http_exchange *x, const struct fault *fault, uint32_t retry_after_s,
-                   const char *reason)
-{
-    struct log_field fields[] = {LOG_S("request_id", x->request_id), LOG_S("reason", reason),
-                                 LOG_S("client", x->client)};
-    metrics_refused(x->server->metrics, reason);
-    server_log(x->server->config.log, LOG_LEVEL_INFO, "request_refused", fields,
-               sizeof fields / sizeof fields[0]);
-    http_reply_fault(x, fault, retry_after_s);
-}
-
-/* ---- the bounds of the queue ---------------------------------------------------------------- */
-
-/* When the queue will have moved on by as much as is in it, by how fast choices end now. */
-static uint32_t estimate_retry_s(const struct http_server *server)
-{
-    double s = ceil(server->choice_interval_s * (server->n_waiting + 1));
-    return s < 1 ? 1 : s > MAX_RETRY_AFTER_S ? MAX_RETRY_AFTER_S : (uint32_t)s;
-}
-
-/* A request that alone is over a bound is taken when nothing waits: it could never be else. */
-static bool has_room(struct http_exchange *x, uint32_t n_choices, uint64_t n_tokens)
-{
-    struct http_server *server = x->server;
-    const struct http_server_config *c = &server->config;
-    if (server->n_waiting == 0 || (server->n_waiting + (uint64_t)n_choices <= c->max_waiting &&
-                                   server->waiting_tokens + n_tokens <= c->max_waiting_tokens))
-        return true;
-    struct fault fault = {0};
-    fault_set(&fault, 429, "rate_limit_error", "queue_full",
-              "%u choices with %llu prompt tokens are waiting already; this server queues at most "
-              "%u with %llu",
-              server->n_waiting, (unsigned long long)server->waiting_tokens, c->max_waiting,
-              (unsigned long long)c->max_waiting_tokens);
-    refuse(x, &fault, estimate_retry_s(server), "queue_full");
-    return false;
-}
+/* ---- the queue ------------------------------------------------------------------------------ */
 
 static const struct body_prompt *prompt_of(const struct http_exchange *x, uint32_t choice)
 {
@@ -115,10 +78,10 @@ static void begin(struct http_exchange *x, bool is_chat)
     uint32_t retry_after_s = 0;
     x->is_chat = is_chat;
     if (http_request_check_phase(server, &fault, &retry_after_s)) {
-        refuse(x, &fault, retry_after_s, fault.code);
+        http_queue_refuse(x, &fault, retry_after_s, fault.code);
         return;
     }
-    if (server->n_waiting >= server->config.max_waiting && !has_room(x, 1, 1))
+    if (server->n_waiting >= server->config.max_waiting && !http_queue_has_room(x, 1, 1))
         return;
     char *loops = NULL;
     if (http_loops_read(x, &loops, &fault))
@@ -133,6 +96,10 @@ void http_request_order(struct http_exchange *x, char *loops,
 {
     struct evbuffer *in = evhttp_request_get_input_buffer(x->request);
     size_t len_bytes = evbuffer_get_length(in);
+    if (!http_queue_has_intake_room(x, len_bytes)) {
+        free(loops);
+        return;
+    }
     struct intake_order *order = calloc(1, sizeof *order);
     char *json = malloc(len_bytes + 1);
     if (!order || !json || evbuffer_remove(in, json, len_bytes) < 0) {
@@ -153,6 +120,8 @@ void http_request_order(struct http_exchange *x, char *loops,
     order->read = read;
     order->user = x;
     x->is_in_intake = true;
+    x->intake_bytes = len_bytes;
+    x->server->intake_bytes += len_bytes;
     intake_put(x->server->intake, order);
 }
 
@@ -212,7 +181,7 @@ static void submit(struct http_exchange *x, struct service_job *job)
     if (server->phase == HTTP_LOST) {
         uint32_t retry_after_s = 0;
         http_request_check_phase(server, &fault, &retry_after_s);
-        refuse(x, &fault, retry_after_s, fault.code);
+        http_queue_refuse(x, &fault, retry_after_s, fault.code);
         return;
     }
     if (!http_request_is_model(server, job->body.fields.model)) {
@@ -223,7 +192,7 @@ static void submit(struct http_exchange *x, struct service_job *job)
         http_reply_fault(x, &fault, 0);
         return;
     }
-    if (!has_room(x, job->n_choices, n_tokens))
+    if (!http_queue_has_room(x, job->n_choices, n_tokens))
         return;
     if (!prepare_answer(x)) {
         fault_set(&fault, 500, "server_error", NULL, "no memory for %u choices", job->n_choices);
@@ -248,6 +217,7 @@ void http_request_take_orders(struct http_server *server)
         struct intake_order *next = (struct intake_order *)order->mail.next;
         struct http_exchange *x = order->user;
         x->is_in_intake = false;
+        server->intake_bytes -= x->intake_bytes;
         if (x->is_answered) { /* gone, or out of time */
             http_exchange_release(x);
         } else if (order->fault.err.code) {
@@ -333,7 +303,7 @@ static void take_end(struct http_exchange *x, const struct delivery *d)
         struct err err = {.code = d->end.failure};
         snprintf(err.message, sizeof err.message, "%s", d->end.message ? d->end.message : "");
         fault_from_err(&fault, &err);
-        fail(x, &fault, fault.http_status == 429 ? estimate_retry_s(server) : 0, NULL);
+        fail(x, &fault, fault.http_status == 429 ? http_queue_retry_s(server) : 0, NULL);
     } else if (d->end.reason == FINISH_CANCELLED) { /* not by us */
         fault_set(&fault, 503, "server_error", "draining", "the server has cancelled this request");
         fail(x, &fault, RETRY_DRAINING_S, "shutdown");
@@ -455,15 +425,24 @@ void http_request_take_deliveries(struct http_server *server)
     }
 }
 
+static bool is_late(const struct http_server *server, uint64_t since_ns, uint64_t now_ns)
+{
+    return now_ns > since_ns &&
+           (double)(now_ns - since_ns) / 1e9 > server->config.request_timeout_s;
+}
+
+/* Answers that are complete wait as long again for a client that reads them byte by byte. */
 void http_request_tick(struct http_server *server, uint64_t now_ns)
 {
     struct http_exchange *next;
     for (struct http_exchange *x = server->exchanges; x; x = next) {
         next = x->next;
-        if (x->is_answered)
+        if (x->is_answered) {
+            if (x->request && is_late(server, x->last_write_ns, now_ns))
+                evhttp_connection_free(evhttp_request_get_connection(x->request));
             continue;
-        if (now_ns > x->arrived_ns &&
-            (double)(now_ns - x->arrived_ns) / 1e9 > server->config.request_timeout_s) {
+        }
+        if (is_late(server, x->arrived_ns, now_ns)) {
             struct fault fault = {0};
             fault_set(&fault, 504, "timeout_error", "deadline_exceeded",
                       "the request was not done after %.3g s, this server's limit",

@@ -72,6 +72,18 @@ static bool is_json_type(const char *type)
     return false;
 }
 
+/* Where two lengths are given, a proxy in front may believe the other one, and what we take for the
+ * next request was to it a piece of this one's body. */
+static bool has_two_lengths(const struct http_exchange *x)
+{
+    const struct evkeyvalq *headers = evhttp_request_get_input_headers(x->request);
+    const struct evkeyval *header;
+    int n = 0;
+    for (header = headers->tqh_first; header; header = header->next.tqe_next)
+        n += strcasecmp(header->key, "Content-Length") == 0;
+    return n > 1;
+}
+
 static enum status check_request(struct http_exchange *x, const char *path, struct fault *fault)
 {
     enum evhttp_cmd_type method = evhttp_request_get_command(x->request);
@@ -83,6 +95,10 @@ static enum status check_request(struct http_exchange *x, const char *path, stru
         fault_set(fault, 501, "invalid_request_error", "not_implemented",
                   "transfer encoding '%.40s' is not supported; use chunked or Content-Length",
                   encoding);
+    } else if (has_two_lengths(x)) {
+        http_header_out(x, "Connection", "close");
+        fault_set(fault, 400, "invalid_request_error", NULL,
+                  "Content-Length is there more than once; send it once");
     } else if (!x->route) {
         fault_set(fault, 404, "invalid_request_error", "not_found",
                   "no such path: %.200s; docs/http.md lists them", path);

@@ -38,7 +38,8 @@ struct http_peer {
     bufferevent_data_cb on_write;         /* evhttp's, while an answer's end is guarded */
     bufferevent_event_cb on_event;
     struct http_exchange *exchange; /* the request being answered; NULL: none */
-    uint64_t reading_since_ns;      /* first byte of a request that is not complete; 0: none */
+    uint64_t reading_since_ns;      /* first byte of a request that is not complete, of a TLS
+                                       handshake before the first one; 0: none */
 };
 
 /* What the HTTP thread knows of one choice beside its answer. */
@@ -77,6 +78,8 @@ struct http_exchange {
     bool is_on_news_list;
     struct http_exchange *next_with_news;
     uint64_t first_token_ns, last_write_ns;
+    size_t largest_write_bytes; /* of a stream */
+    size_t intake_bytes;        /* of its body, while that is in the intake */
     struct http_mark marks[HTTP_MAX_UNSENT_MARKS];
     uint32_t n_marks;
 };
@@ -108,6 +111,7 @@ struct http_server {
     uint32_t n_exchanges;
     uint32_t n_waiting, n_running; /* choices: not started, started */
     uint64_t waiting_tokens;
+    size_t intake_bytes;      /* of bodies that wait to be read */
     double choice_interval_s; /* between two ends of choices, smoothed; 0: not known */
     uint64_t last_end_ns;
     struct text json, events; /* a body; what one write to a stream carries */
@@ -185,6 +189,15 @@ void http_request_fail_all(struct http_server *server, const struct fault *fault
 /* Lets go of the choices that have not started. */
 void http_request_forget_waiting(struct http_exchange *x);
 bool http_request_is_model(const struct http_server *server, const char *name);
+
+/* http_queue.c: what may wait. False: the request has been refused. */
+bool http_queue_has_room(struct http_exchange *x, uint32_t n_choices, uint64_t n_tokens);
+bool http_queue_has_intake_room(struct http_exchange *x, size_t len_bytes);
+/* When the queue will have moved on by as much as is in it. */
+uint32_t http_queue_retry_s(const struct http_server *server);
+/* Answers with a fault that says nothing of the request itself; reason for log and metrics. */
+void http_queue_refuse(struct http_exchange *x, const struct fault *fault, uint32_t retry_after_s,
+                       const char *reason);
 
 /* http_loops.c: loop fields in headers. */
 /* *json: malloc'd object or NULL when no header is there. */

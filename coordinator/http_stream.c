@@ -88,6 +88,8 @@ static bool send_events(struct http_exchange *x)
     struct text *events = &server->events;
     struct evbuffer *output = bufferevent_get_output(x->peer->bev);
     size_t at = CHUNK_HEAD_BYTES;
+    if (x->largest_write_bytes < events->len_bytes)
+        x->largest_write_bytes = events->len_bytes;
     if (!x->is_head_sent)
         send_head(x);
     if (x->request->chunked) {
@@ -116,7 +118,9 @@ static bool send_events(struct http_exchange *x)
         evhttp_connection_free(evhttp_request_get_connection(x->request));
         return false;
     }
-    if (evbuffer_get_length(output) <= server->config.max_unsent_bytes)
+    /* An echoed prompt with its log-probabilities is megabytes at once, for the quickest reader
+     * too: only what is more than one such write has waited for him. */
+    if (evbuffer_get_length(output) <= server->config.max_unsent_bytes + x->largest_write_bytes)
         return true;
     cut_slow_reader(x, evbuffer_get_length(output));
     return false;

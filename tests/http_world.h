@@ -14,6 +14,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#define COMPLETIONS  "/v1/completions"
+#define PROMPT       "\"prompt\": [4, 0]"
+#define GENERATES(n) "{" PROMPT ", \"max_tokens\": " #n "}"
+#define STREAMS(n)   "{" PROMPT ", \"stream\": true, \"max_tokens\": " #n "}"
+
 enum { HTTP_ANSWER_BYTES = 1 << 18, HTTP_PATIENCE_MS = 3000 };
 
 struct http_world {
@@ -233,6 +238,29 @@ static inline void http_wait_metric(struct http_world *w, const char *line)
         poll(NULL, 0, 2);
     } while (host_now_ns() < until_ns);
     fail_msg("no '%s' in %s", line, w->answer);
+}
+
+static inline struct http_world *http_world_serving(void)
+{
+    struct http_world *w = http_world_open();
+    http_world_load(w);
+    http_world_serve(w);
+    return w;
+}
+
+/* A server whose workers stop after two tokens: every longer request stays under way. */
+static inline struct http_world *http_world_stuck(void)
+{
+    struct http_world *w = http_world_open();
+    w->cluster->fakes[0].n_at_once = 2;
+    w->config.request_timeout_s = 60;
+    return w;
+}
+
+static inline void http_wait_ready(struct http_world *w)
+{
+    while (http_get(w, "/ready") != 200)
+        poll(NULL, 0, 1);
 }
 
 #endif
