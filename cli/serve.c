@@ -110,6 +110,7 @@ static void wake_engine(struct serve *s)
 static void *http_main(void *arg)
 {
     struct serve *s = arg;
+    host_prefer_short_turns();
     http_server_run(s->server, &s->http_err);
     atomic_store(&s->is_http_over, true);
     wake_engine(s);
@@ -235,6 +236,7 @@ static void lose(struct serve *s, const struct err *err)
 static void run_engine(struct serve *s)
 {
     struct service *service = atomic_load(&s->service);
+    host_prefer_short_turns(); /* not before the workers' threads have been made of this one */
     while (!atomic_load(&s->is_http_over)) {
         struct err err = {0};
         enum status status = service_step(service, STEP_NS, &err);

@@ -16,6 +16,10 @@ void host_boot_id(char *out, size_t cap_bytes);
 void host_name(char *out, size_t cap_bytes);
 /* Cores this process may use (affinity mask and cgroup quota), at least 1. */
 int host_n_cores(void);
+/* Asks for short turns of a core for the calling thread: one that works little and often then runs
+ * soon after it is woken, also where others compute on every core. Linux 6.12 and newer keep it; on
+ * others it has no effect. */
+void host_prefer_short_turns(void);
 /* Bytes that can be allocated without swapping: MemAvailable and the cgroup limit, whichever is
  * less; 0 when unknown. */
 uint64_t host_memory_available_bytes(void);

@@ -7,6 +7,8 @@
 
 #include <errno.h>
 #include <ftw.h>
+#include <sched.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -128,11 +130,24 @@ static void test_host_boot_id_is_one_line(void **state)
     assert_string_equal(cut, "");
 }
 
+static void test_host_short_turns_leave_the_rest_of_a_thread_alone(void **state)
+{
+    (void)state;
+    const int policy = sched_getscheduler(0);
+    errno = 0;
+    const int nice_value = getpriority(PRIO_PROCESS, 0);
+    assert_int_equal(errno, 0);
+    host_prefer_short_turns();
+    assert_int_equal(sched_getscheduler(0), policy);
+    assert_int_equal(getpriority(PRIO_PROCESS, 0), nice_value);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_host_says_plausible_things),
         cmocka_unit_test(test_host_boot_id_is_one_line),
+        cmocka_unit_test(test_host_short_turns_leave_the_rest_of_a_thread_alone),
         cmocka_unit_test_setup_teardown(test_host_without_any_file_knows_no_limit, make_root,
                                         remove_root),
         cmocka_unit_test_setup_teardown(test_host_takes_the_tightest_limit_of_version_2, make_root,
