@@ -13,6 +13,9 @@
 #include <string.h>
 #include <sys/random.h>
 
+/* What a token with log-probabilities costs besides its alternatives, in units of one of them. */
+enum { LOGPROB_RECORD_ITEMS = 3 };
+
 struct intake {
     struct intake_config config;
     struct mailbox orders, done;
@@ -108,6 +111,29 @@ static enum status check_prompts(const struct intake_config *config, const struc
     return STATUS_OK;
 }
 
+/* Tokens with log-probabilities are held until the answer is written, each a fixed record and so
+ * many alternatives, of which its JSON makes a hundred bytes: a stream holds those of the prompt
+ * only. */
+static enum status check_logprobs(const struct body *body, const struct sequence_params *params,
+                                  struct fault *fault)
+{
+    const struct body_fields *f = &body->fields;
+    const uint64_t n_each = LOGPROB_RECORD_ITEMS + (uint64_t)f->top_logprobs;
+    uint64_t n_tokens = 0;
+    if (!f->has_logprobs)
+        return STATUS_OK;
+    for (size_t i = 0; i < body->n_prompts; i++)
+        n_tokens += (uint64_t)f->n *
+                    ((f->echo ? body->prompts[i].n_ids : 0) + (f->stream ? 0 : params->max_tokens));
+    if (n_tokens <= INTAKE_MAX_LOGPROBS / n_each)
+        return STATUS_OK;
+    return fault_request(fault, STATUS_INVALID, "logprobs", BODY_CODE_VALUE,
+                         "logprobs: expected at most %llu tokens with %d alternatives in one "
+                         "answer, found up to %llu; ask for fewer max_tokens, choices or prompts",
+                         (unsigned long long)(INTAKE_MAX_LOGPROBS / n_each), (int)f->top_logprobs,
+                         (unsigned long long)n_tokens);
+}
+
 static enum status choose_seed(const struct intake_config *config, const struct body *body,
                                struct sequence_params *params, struct fault *fault)
 {
@@ -144,6 +170,8 @@ static enum status read_job(const struct intake_config *config, const struct int
     status = choose_seed(config, &job->body, &job->params, fault);
     if (status == STATUS_OK)
         status = body_apply(&job->body, model, &job->params, fault);
+    if (status == STATUS_OK)
+        status = check_logprobs(&job->body, &job->params, fault);
     return status;
 }
 

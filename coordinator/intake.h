@@ -14,6 +14,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+/* Log-probabilities of one answer, 3 + alternatives for each token: some hundred MB of JSON. */
+enum { INTAKE_MAX_LOGPROBS = 1 << 21 };
+
 struct intake_config;
 
 struct intake_order {

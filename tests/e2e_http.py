@@ -5,7 +5,7 @@ import threading
 import time
 
 from e2e_lib import DEMO, Checks, Failure
-from http_lib import Server, event_texts, make_chat_model, make_slow_model, request_bytes, split_events
+from http_lib import Server, event_texts, make_chat_model, make_slow_model, request_bytes, split_events, wait_for
 
 PROMPT = "l>j f>l j>u u>f;j>>"
 ASK = {"prompt": PROMPT, "temperature": 0, "max_tokens": 8}
@@ -59,15 +59,6 @@ def test_request_id(c, server):
             "errors carry the id as well")
     c.check("mine-77" in server.log_text() or server.post("/v1/completions", ASK, {"X-Request-Id": "mine-77"}).status == 200
             and wait_for(lambda: "mine-77" in server.log_text()), "the log has the client's id")
-
-
-def wait_for(condition, timeout=5):
-    late = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > late:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 # ---- streams -----------------------------------------------------------------------------------------

@@ -8,19 +8,11 @@ import struct
 import time
 
 from e2e_lib import DEMO, ROOT, Checks, Failure, run_command
-from http_lib import PLACE, Server, make_certificate, make_chat_model, make_slow_model, request_bytes, split_events
+from http_lib import (PLACE, Server, make_certificate, make_chat_model, make_slow_model, request_bytes, split_events,
+                      wait_for)
 
 ASK = {"prompt": "l>j f>l j>u u>f;j>>", "temperature": 0, "max_tokens": 8}
 LONG = {"prompt": "the", "temperature": 0, "max_tokens": 2000, "ignore_eos": True}
-
-
-def wait_for(condition, timeout=10):
-    late = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > late:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def rss_kib(pid):

@@ -20,6 +20,15 @@ PLACE = WORK / "http"
 START_SECONDS = 60
 
 
+def wait_for(condition, timeout=10):
+    late = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > late:
+            return False
+        time.sleep(0.02)
+    return True
+
+
 class Server:
     """carousel serve MODEL OPTIONS..., ready; its log is kept in PLACE."""
 

@@ -101,6 +101,35 @@ static void test_intake_asks_for_the_rows_of_an_echo_with_logprobs(void **state)
     tokenizer_free(tokenizer);
 }
 
+/* An answer of gigabytes is refused before anything is computed for it. */
+static void test_intake_bounds_the_log_probabilities_of_an_answer(void **state)
+{
+    (void)state;
+    static const struct checkpoint large = {
+        .config = {.vocab_size = 300, .max_positions = 65536, .n_loops = 4}};
+    static const struct {
+        const char *json;
+        bool is_taken;
+    } cases[] = {
+        {"{\"prompt\": [1], \"max_tokens\": 65000, \"logprobs\": 20}", true},
+        {"{\"prompt\": [1], \"max_tokens\": 65000, \"logprobs\": 20, \"n\": 2}", false},
+        {"{\"prompt\": [1], \"max_tokens\": 65000, \"n\": 128}", true},
+        {"{\"prompt\": [1], \"max_tokens\": 65000, \"logprobs\": 0, \"n\": 10}", true},
+        {"{\"prompt\": [1], \"max_tokens\": 65000, \"logprobs\": 0, \"n\": 11}", false},
+        {"{\"prompt\": [1], \"max_tokens\": 65000, \"logprobs\": 20, \"n\": 2, \"stream\": true}",
+         true},
+    };
+    struct intake_config c = config_of(NULL);
+    c.checkpoint = &large;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct intake_order *o = read_order(&c, false, cases[i].json, NULL);
+        assert_int_equal(o->job != NULL, cases[i].is_taken);
+        if (!cases[i].is_taken)
+            assert_string_equal(o->fault.param, "logprobs");
+        intake_order_free(o);
+    }
+}
+
 static void test_intake_puts_the_headers_loops_over_the_bodys(void **state)
 {
     (void)state;
@@ -244,6 +273,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_intake_fills_in_the_servers_defaults),
         cmocka_unit_test(test_intake_asks_for_the_rows_of_an_echo_with_logprobs),
+        cmocka_unit_test(test_intake_bounds_the_log_probabilities_of_an_answer),
         cmocka_unit_test(test_intake_puts_the_headers_loops_over_the_bodys),
         cmocka_unit_test(test_intake_draws_a_seed_for_each_request_that_gives_none),
         cmocka_unit_test(test_intake_says_what_does_not_fit_the_model),
