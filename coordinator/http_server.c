@@ -25,8 +25,8 @@ static void fill_defaults(struct http_server_config *c)
     c->max_body_bytes = c->max_body_bytes ? c->max_body_bytes : (size_t)4 << 20;
     c->max_header_bytes = c->max_header_bytes ? c->max_header_bytes : 32768;
     c->max_connections = c->max_connections ? c->max_connections : 1024;
-    c->max_waiting = c->max_waiting ? c->max_waiting : 256;
-    c->max_waiting_tokens = c->max_waiting_tokens ? c->max_waiting_tokens : 262144;
+    c->max_waiting = c->max_waiting ? c->max_waiting : 1024;
+    c->max_waiting_tokens = c->max_waiting_tokens ? c->max_waiting_tokens : 1048576;
     c->max_unsent_bytes = c->max_unsent_bytes ? c->max_unsent_bytes : (size_t)1 << 20;
     c->request_timeout_s = c->request_timeout_s > 0 ? c->request_timeout_s : 600;
     c->idle_timeout_s = c->idle_timeout_s > 0 ? c->idle_timeout_s : 75;

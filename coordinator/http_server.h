@@ -28,8 +28,8 @@ struct http_server_config {
     size_t max_body_bytes;       /* 0 = 4 MiB */
     size_t max_header_bytes;     /* 0 = 32 KiB */
     uint32_t max_connections;    /* 0 = 1024 */
-    uint32_t max_waiting;        /* choices in the queue; 0 = 256 */
-    uint64_t max_waiting_tokens; /* their prompt tokens; 0 = 262144 */
+    uint32_t max_waiting;        /* choices in the queue; 0 = 1024 */
+    uint64_t max_waiting_tokens; /* their prompt tokens; 0 = 1048576 */
     size_t max_unsent_bytes;     /* of one stream's reader; 0 = 1 MiB: then it is cut off */
     double request_timeout_s;    /* from arrival to the end; 0 = 600 */
     double idle_timeout_s;       /* keep-alive, and headers or body that do not come; 0 = 75 */

@@ -46,7 +46,7 @@ static void test_serve_options_defaults(void **state)
     serve_options_http_config(&o, NULL, &config);
     assert_string_equal(config.host, "127.0.0.1");
     assert_int_equal(config.port, 8000);
-    assert_int_equal(config.max_waiting, 256);
+    assert_int_equal(config.max_waiting, 1024);
     assert_int_equal(config.max_body_bytes, 4 << 20);
     assert_null(config.keys);
     assert_null(config.tls_cert);
