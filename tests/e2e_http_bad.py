@@ -106,7 +106,7 @@ def main():
     keys.write_text(KEY + "\n")
     keys.chmod(0o600)
     servers = {"demo": Server(DEMO, "--max-body", "1M", "--max-header", "16K"), "chat": Server(make_chat_model()),
-               "keys": Server(DEMO, "--api-key-file", keys, key=KEY)}
+               "keys": Server(DEMO, "--api-key-file", keys, "--max-prompt-tokens", 4, key=KEY)}
     if "--show" in sys.argv:
         show(servers, rows)
         return
