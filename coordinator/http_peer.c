@@ -30,8 +30,11 @@ static void peer_received(struct evbuffer *input, const struct evbuffer_cb_info 
 {
     (void)input;
     struct http_peer *peer = user;
-    if (info->n_added > 0 && !peer->exchange && !peer->reading_since_ns)
+    if (info->n_added == 0 || peer->exchange)
+        return;
+    if (!peer->reading_since_ns)
         peer->reading_since_ns = host_now_ns();
+    http_receiving_add(peer, info->n_added);
 }
 
 /* All that was waiting for the socket is in it. */
@@ -47,6 +50,7 @@ static void peer_close(struct http_peer *peer)
     struct http_server *server = peer->server;
     if (peer->exchange)
         http_exchange_lose_client(peer->exchange);
+    http_receiving_end(peer);
     /* A TLS connection still moves bytes after its end was told. */
     evbuffer_remove_cb(bufferevent_get_input(peer->bev), peer_received, peer);
     evbuffer_remove_cb(bufferevent_get_output(peer->bev), peer_sent, peer);
@@ -200,6 +204,7 @@ void http_peer_begin_answer(struct http_peer *peer)
     void *connection = NULL;
     struct timeval write_timeout = as_timeval(peer->server->config.idle_timeout_s);
     peer->reading_since_ns = 0;
+    http_receiving_end(peer);
     bufferevent_getcb(peer->bev, NULL, &on_write, &on_event, &connection);
     bufferevent_setcb(peer->bev, NULL, on_write, on_event, connection);
     bufferevent_setwatermark(peer->bev, EV_READ, 0, SENT_AHEAD_BYTES);
@@ -248,13 +253,15 @@ void http_peer_tick(struct http_server *server, uint64_t now_ns)
     for (struct http_peer *peer = server->peers; peer; peer = next) {
         next = peer->next;
         unsent_bytes += evbuffer_get_length(bufferevent_get_output(peer->bev));
-        if (!peer->reading_since_ns || peer->exchange || now_ns - peer->reading_since_ns < limit_ns)
-            continue;
-        cut(peer);
+        bool is_late = peer->reading_since_ns && !peer->exchange &&
+                       now_ns - peer->reading_since_ns >= limit_ns;
+        if (is_late || http_receiving_is_abuse(peer))
+            cut(peer);
     }
     if (server->n_peers < server->config.max_connections && !server->is_ending)
         evconnlistener_enable(server->listener);
-    metrics_set_connections(server->metrics, server->n_peers, unsent_bytes);
+    metrics_set_connections(server->metrics, server->n_peers, unsent_bytes,
+                            server->receiving_bytes);
 }
 
 /* Out of descriptors: accepting again at once would only spin; the next tick tries again. */

@@ -4,8 +4,6 @@
 #include <math.h>
 
 enum { MAX_RETRY_AFTER_S = 60 };
-/* Bodies that wait to be read, in units of the largest that is taken. */
-enum { MAX_INTAKE_BODIES = 16 };
 
 void http_queue_refuse(struct http_exchange *x, const struct fault *fault, uint32_t retry_after_s,
                        const char *reason)
@@ -48,12 +46,12 @@ bool http_queue_has_intake_room(struct http_exchange *x, size_t len_bytes)
 {
     const struct http_server *server = x->server;
     struct fault fault = {0};
-    if ((server->intake_bytes + len_bytes) / MAX_INTAKE_BODIES <= server->config.max_body_bytes)
+    if ((server->intake_bytes + len_bytes) / HTTP_MAX_BODIES <= server->config.max_body_bytes)
         return true;
     fault_set(&fault, 429, "rate_limit_error", "queue_full",
               "bodies of %zu bytes are waiting to be read already; this server holds at most %d of "
               "%zu bytes",
-              server->intake_bytes, MAX_INTAKE_BODIES, server->config.max_body_bytes);
+              server->intake_bytes, HTTP_MAX_BODIES, server->config.max_body_bytes);
     http_queue_refuse(x, &fault, 1, "queue_full");
     return false;
 }

@@ -27,6 +27,9 @@ enum {
     HTTP_MAX_UNSENT_MARKS = 32
 };
 
+/* Bodies that arrive or wait to be read, in units of the largest that is taken. */
+enum { HTTP_MAX_BODIES = 16 };
+
 enum http_phase { HTTP_LOADING = 0, HTTP_READY, HTTP_DRAINING, HTTP_LOST };
 
 struct http_peer {
@@ -37,9 +40,11 @@ struct http_peer {
     struct evhttp_connection *connection; /* NULL: a newcomer */
     bufferevent_data_cb on_write;         /* evhttp's, while an answer's end is guarded */
     bufferevent_event_cb on_event;
-    struct http_exchange *exchange; /* the request being answered; NULL: none */
-    uint64_t reading_since_ns;      /* first byte of a request that is not complete, of a TLS
-                                       handshake before the first one; 0: none */
+    struct http_exchange *exchange;    /* the request being answered; NULL: none */
+    uint64_t reading_since_ns;         /* first byte of a request that is not complete, of a TLS
+                                          handshake before the first one; 0: none */
+    size_t received_bytes, late_bytes; /* of that request; of them after it was paused */
+    bool is_paused;                    /* not read from: http_receiving.c */
 };
 
 /* What the HTTP thread knows of one choice beside its answer. */
@@ -111,6 +116,8 @@ struct http_server {
     uint32_t n_exchanges;
     uint32_t n_waiting, n_running; /* choices: not started, started */
     uint64_t waiting_tokens;
+    size_t receiving_bytes;   /* of requests that are not complete */
+    uint32_t n_paused;        /* peers that are not read from because of them */
     size_t intake_bytes;      /* of bodies that wait to be read */
     double choice_interval_s; /* between two ends of choices, smoothed; 0: not known */
     uint64_t last_end_ns;
@@ -129,6 +136,11 @@ struct http_server {
     _Atomic(bool) is_drain_asked, is_abort_asked;
     _Atomic(double) grace_s;
 };
+
+/* http_receiving.c: bytes of requests that are not complete. */
+void http_receiving_add(struct http_peer *peer, size_t n_bytes);
+void http_receiving_end(struct http_peer *peer); /* it is complete, or the peer goes */
+bool http_receiving_is_abuse(const struct http_peer *peer);
 
 /* http_peer.c: connections. */
 enum status http_peer_listen(struct http_server *server, struct err *err);

@@ -180,10 +180,12 @@ void metrics_http_answer(struct metrics *m, const char *endpoint, int status, do
                    metrics_table[METRIC_HTTP_SECONDS].buckets, seconds);
 }
 
-void metrics_set_connections(struct metrics *m, uint32_t n_connections, uint64_t unsent_bytes)
+void metrics_set_connections(struct metrics *m, uint32_t n_connections, uint64_t unsent_bytes,
+                             uint64_t receiving_bytes)
 {
     set(m, METRIC_HTTP_CONNECTIONS, 0, n_connections);
     set(m, METRIC_HTTP_UNSENT, 0, (double)unsent_bytes);
+    set(m, METRIC_HTTP_RECEIVING, 0, (double)receiving_bytes);
 }
 
 void metrics_refused(struct metrics *m, const char *reason)

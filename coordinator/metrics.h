@@ -38,8 +38,10 @@ void metrics_set_state(struct metrics *m, enum metrics_state state);
 
 /* An HTTP answer is complete: endpoint is the route's pattern ("/v1/completions", "other"). */
 void metrics_http_answer(struct metrics *m, const char *endpoint, int status, double seconds);
-/* Open connections and bytes waiting for slow readers, now. */
-void metrics_set_connections(struct metrics *m, uint32_t n_connections, uint64_t unsent_bytes);
+/* Open connections, bytes waiting for slow readers, bytes of requests that are not complete, now.
+ */
+void metrics_set_connections(struct metrics *m, uint32_t n_connections, uint64_t unsent_bytes,
+                             uint64_t receiving_bytes);
 
 /* Choices, as they come and go. waiting -> running -> gone. */
 void metrics_choice_queued(struct metrics *m, uint32_t n_prompt_tokens);

@@ -49,6 +49,9 @@ const struct metric metrics_table[METRIC_COUNT] = {
     [METRIC_HTTP_UNSENT] = {
         "http_unsent_bytes", GAUGE, METRIC_PLAIN, {NULL}, NULL,
         "Bytes of answers that wait for slow readers."},
+    [METRIC_HTTP_RECEIVING] = {
+        "http_receiving_bytes", GAUGE, METRIC_PLAIN, {NULL}, NULL,
+        "Bytes of requests that are not complete."},
     [METRIC_REFUSED] = {
         "refused_total", COUNTER, METRIC_GROWING, {"reason"}, NULL,
         "Requests refused before the engine saw them."},

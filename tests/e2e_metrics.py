@@ -167,7 +167,7 @@ def check_numbers(checks, promtool, server):
 def check_idle(checks, page, what):
     f = page.families
     for name in ("num_requests_running", "num_requests_waiting", "prompt_tokens_held", "kv_cache_usage_ratio",
-                 "http_unsent_bytes"):
+                 "http_unsent_bytes", "http_receiving_bytes"):
         checks.equal(f[f"carousel_{name}"].value(), 0, f"{what}: {name}")
     for name in ("kv_blocks_used", "parked_rows", "worker_sequences", "scheduler_sequences"):
         checks.equal(f[f"carousel_{name}"].total(), 0, f"{what}: {name}")

@@ -80,7 +80,7 @@ static void test_http_large_events_are_not_slow_readers(void **state)
     http_world_load(w);
     http_world_serve(w);
     http_wait_ready(w);
-    assert_int_equal(http_post(w, COMPLETIONS, "", STREAMS(4)), 200);
+    assert_int_equal(http_post(w, COMPLETIONS, "", STREAMS(1)), 200);
     http_wants(w, "data: [DONE]");
     http_world_close(w);
 }
@@ -175,12 +175,73 @@ static void test_http_connections_are_bounded(void **state)
     http_world_close(w);
 }
 
+/* The gauge of bytes that were read of requests that are not complete. */
+static double receiving_bytes(struct http_world *w)
+{
+    static const char name[] = "\ncarousel_http_receiving_bytes ";
+    assert_int_equal(http_get(w, "/metrics"), 200);
+    const char *at = strstr(w->answer, name);
+    assert_non_null(at);
+    return atof(at + sizeof name - 1);
+}
+
+static void test_http_bodies_that_arrive_are_bounded(void **state)
+{
+    (void)state;
+    enum { N = 40, BODY = 950, MOST = 900 };
+    struct http_world *w = http_world_open();
+    w->config.max_body_bytes = 1000; /* 16,000 in all */
+    w->config.max_header_bytes = 256;
+    http_world_load(w);
+    http_world_serve(w);
+    http_wait_ready(w);
+    char body[BODY + 1], head[160];
+    int fds[N];
+    snprintf(body, sizeof body, "{\"prompt\":\"ab\",\"max_tokens\":2,\"x\":\"%*s\"}",
+             (int)(BODY - strlen("{\"prompt\":\"ab\",\"max_tokens\":2,\"x\":\"\"}")), "");
+    assert_int_equal(strlen(body), BODY);
+    snprintf(head, sizeof head, "POST " COMPLETIONS " HTTP/1.1\r\nContent-Length: %d\r\n\r\n",
+             BODY);
+    for (int i = 0; i < N; i++) { /* in two writes: what comes in one is there at once */
+        fds[i] = http_connect(w);
+        http_send(fds[i], head);
+        char part[MOST + 1];
+        snprintf(part, sizeof part, "%.*s", MOST / 2, body);
+        http_send(fds[i], part);
+    }
+    poll(NULL, 0, 50);
+    for (int i = 0; i < N; i++) {
+        char part[MOST + 1];
+        snprintf(part, sizeof part, "%.*s", MOST - MOST / 2, body + MOST / 2);
+        http_send(fds[i], part);
+    }
+    poll(NULL, 0, 600);               /* told at a tick */
+    double held = receiving_bytes(w); /* small requests pass */
+    assert_true(held > 15000 && held < 32000);
+    for (int i = 0; i < N; i++)
+        http_send(fds[i], body + MOST);
+    int n_answered = 0;
+    for (int i = 0; i < N; i++) { /* nobody has waited in vain; all at once are too many to read */
+        size_t len = 0;
+        assert_true(http_read(w, fds[i], "\r\n\r\n{", &len, HTTP_PATIENCE_MS));
+        bool is_refused = strncmp(w->answer, "HTTP/1.1 429 ", 13) == 0;
+        n_answered += strncmp(w->answer, "HTTP/1.1 200 ", 13) == 0;
+        assert_true(is_refused || strncmp(w->answer, "HTTP/1.1 200 ", 13) == 0);
+        close(fds[i]);
+    }
+    assert_true(n_answered >= 16);
+    while (receiving_bytes(w) > 200) /* the asking one is among them */
+        poll(NULL, 0, 5);
+    http_world_close(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_http_whole_answers_do_not_wait_for_ever),
         cmocka_unit_test(test_http_large_events_are_not_slow_readers),
         cmocka_unit_test(test_http_bodies_that_wait_are_bounded),
+        cmocka_unit_test(test_http_bodies_that_arrive_are_bounded),
         cmocka_unit_test(test_http_queue_is_bounded),
         cmocka_unit_test(test_http_connections_are_bounded),
         cmocka_unit_test(test_http_refuses_large_bodies),

@@ -141,7 +141,7 @@ static void test_metrics_of_http(void **state)
     metrics_http_answer(m, "/v1/completions", 429, 0.0001);
     metrics_http_answer(m, "/v1/completions", 200, 0.3);
     metrics_http_answer(m, "other", 404, 0.3);
-    metrics_set_connections(m, 3, 4096);
+    metrics_set_connections(m, 3, 4096, 77);
     metrics_refused(m, "queue_full");
     metrics_refused(m, "queue_full");
     metrics_cancelled(m, "disconnect");
@@ -154,6 +154,7 @@ static void test_metrics_of_http(void **state)
                 "carousel_http_request_seconds_count{endpoint=\"/v1/completions\"} 3\n");
     expect(m, "carousel_http_connections", "carousel_http_connections 3\n");
     expect(m, "carousel_http_unsent_bytes", "carousel_http_unsent_bytes 4096\n");
+    expect(m, "carousel_http_receiving_bytes", "carousel_http_receiving_bytes 77\n");
     expect(m, "carousel_refused_total", "carousel_refused_total{reason=\"queue_full\"} 2\n");
     expect(m, "carousel_cancelled_total", "carousel_cancelled_total{reason=\"disconnect\"} 1\n");
     /* An upper bound belongs to its bucket. */
