@@ -33,7 +33,11 @@ struct session_options {
     int prefill;  /* enum prefill_policy: for the sequences the subcommand submits */
     double wait_ms;
     bool no_verify;
-    bool needs_tokenizer; /* set by the subcommand: fail early when the model has none */
+    const char *trace; /* --trace: where the session's trace goes when it ends; NULL: nowhere */
+    uint64_t
+        trace_bytes; /* --trace-buffer: records are kept in so many bytes a rank; 0: none are */
+    const char *cost_file; /* --cost: of the timed backend */
+    bool needs_tokenizer;  /* set by the subcommand: fail early when the model has none */
     /* Set by a server. */
     uint32_t max_queue;        /* of the coordinator; 0 = default */
     double answer_timeout_s;   /* of the coordinator; 0 = default */
@@ -66,6 +70,9 @@ enum status session_open(const struct session_options *options, char **argv, str
 /* Where this process's place is: the front coordinates, the launcher becomes mpirun. */
 enum session_place { SESSION_FRONT = 1, SESSION_LAUNCHER, SESSION_WORKER };
 enum session_place session_find_place(const struct session_options *options);
+/* Where --trace was given: collects the trace of all ranks and writes the file. To be called after
+ * the work and before session_close; without effect when there is nothing to write. */
+enum status session_save_trace(struct session *s, struct err *err);
 /* Orderly end; NULL is fine. */
 void session_close(struct session *s);
 

@@ -8,9 +8,11 @@
 
 #include "cluster/transport.h"
 #include "coordinator/scheduler.h"
+#include "coordinator/trace_set.h"
 #include "model/checkpoint.h"
 #include "model/tokenizer.h"
 #include "proto/control.h"
+#include "proto/trace.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -28,6 +30,7 @@ struct coordinator_config {
                                    = 60 s */
     uint64_t answer_timeout_ns; /* a worker must have answered an open, a close, a stats request; 0
                                    = 60 s */
+    struct trace *trace;        /* borrowed; NULL: this rank records nothing */
     bool verify_weights; /* read all weights once for NaN and infinity while the workers start */
 };
 
@@ -104,6 +107,22 @@ enum status coordinator_request_stats(struct coordinator *c,
                                       void (*on_stats)(void *user,
                                                        const struct control_stats *stats),
                                       void *user, struct err *err);
+/* Asks every worker for its trace; on_trace is called from a later step, once all have answered,
+ * with everybody's records, ours first, and the clocks' offsets, not aligned yet; it takes the set
+ * over. window_ns: only what ended within the last so long; 0 = all. STATUS_FULL while an earlier
+ * question is open, STATUS_INVALID when nothing is recorded. */
+enum status coordinator_request_trace(struct coordinator *c, uint64_t window_ns,
+                                      void (*on_trace)(void *user, struct trace_set *set),
+                                      void *user, struct err *err);
+/* The same, turning the loop until all have answered. */
+enum status coordinator_collect_trace(struct coordinator *c, uint64_t window_ns,
+                                      struct trace_set **out, struct err *err);
+/* Says from when on no new requests are taken, for the trace. */
+void coordinator_note_draining(struct coordinator *c);
+/* The worker's clock less ours, and how far that may be off: half the round trip of the best
+ * exchange and the drift since. 0 and 0 when they are one clock. */
+void coordinator_worker_clock(const struct coordinator *c, uint32_t worker, int64_t *offset_ns,
+                              uint64_t *error_ns);
 void coordinator_get_load(const struct coordinator *c, struct scheduler_load *out);
 /* Blocks reserved of all blocks, on the fullest worker: 0 .. 1. */
 double coordinator_kv_usage(const struct coordinator *c);

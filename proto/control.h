@@ -3,19 +3,20 @@
  * A decoded message owns nothing outside the struct: strings and arrays have fixed room, and a peer
  * that sends more is STATUS_CORRUPT, except that a long `message` is cut. Strings arrive as clean
  * UTF-8 on one line: in a message bad bytes become '?', in a name they are STATUS_CORRUPT. Batched
- * kinds (tokens, observations) decode into one allocation each, the targets of an open into
+ * kinds (tokens, observations, trace) decode into one allocation each, the targets of an open into
  * another. */
 #ifndef PROTO_CONTROL_H
 #define PROTO_CONTROL_H
 
 #include "proto/sequence.h"
 #include "proto/status.h"
+#include "proto/trace.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-enum { CONTROL_PROTOCOL_VERSION = 3, CONTROL_TEXT_BYTES = 512, CONTROL_NAME_BYTES = 64 };
+enum { CONTROL_PROTOCOL_VERSION = 4, CONTROL_TEXT_BYTES = 512, CONTROL_NAME_BYTES = 64 };
 
 enum control_kind {
     CONTROL_HELLO = 1,
@@ -32,6 +33,8 @@ enum control_kind {
     CONTROL_STATS,
     CONTROL_SHUTDOWN,
     CONTROL_GOODBYE,
+    CONTROL_TRACE_REQUEST,
+    CONTROL_TRACE,
 };
 
 struct control_hello {
@@ -102,6 +105,20 @@ struct control_stats {
     uint64_t rows_by_loop[SEQUENCE_MAX_LOOPS];
 };
 
+/* Coordinator -> worker: send what you have recorded. */
+struct control_trace_request {
+    uint64_t tag;
+    uint64_t window_ns; /* records that ended within the last so long; 0 = all */
+};
+/* Worker -> coordinator, as many as it takes, the last one marked. */
+struct control_trace {
+    uint64_t tag, n_lost;
+    bool is_last;
+    uint32_t n;
+    struct trace_record
+        *records; /* encode: the caller's; decode: malloc'd, freed by control_clear */
+};
+
 struct control_message {
     enum control_kind kind;
     union {
@@ -126,6 +143,8 @@ struct control_message {
         struct control_stats stats;       /* stats_request uses tag and reset */
         struct control_sequence shutdown; /* failure and message */
         uint32_t goodbye_rank;
+        struct control_trace_request trace_request;
+        struct control_trace trace;
     };
 };
 

@@ -338,6 +338,12 @@ static enum status read_body(const Carousel__Control *c, struct control_message 
     case CONTROL_GOODBYE:
         out->goodbye_rank = c->goodbye->rank;
         return STATUS_OK;
+    case CONTROL_TRACE_REQUEST:
+        out->trace_request.tag = c->trace_request->tag;
+        out->trace_request.window_ns = c->trace_request->window_ns;
+        return STATUS_OK;
+    case CONTROL_TRACE:
+        return control_read_trace(c->trace, out, err);
     }
     return err_set(err, STATUS_CORRUPT,
                    "control message of no known kind: start all ranks from the "
@@ -385,5 +391,7 @@ void control_clear(struct control_message *m)
         free(m->observations.items);
     else if (m->kind == CONTROL_OPEN)
         free(m->open_targets);
+    else if (m->kind == CONTROL_TRACE)
+        free(m->trace.records);
     memset(m, 0, sizeof *m);
 }

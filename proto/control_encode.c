@@ -22,6 +22,8 @@ struct packing {
         Carousel__Stats stats;
         Carousel__Shutdown shutdown;
         Carousel__Goodbye goodbye;
+        Carousel__TraceRequest trace_request;
+        Carousel__Trace trace;
     } body;
 };
 
@@ -187,6 +189,24 @@ static void fill_farewells(const struct control_message *m, struct packing *p)
     }
 }
 
+static void fill_trace(const struct control_message *m, struct packing *p)
+{
+    if (m->kind == CONTROL_TRACE_REQUEST) {
+        Carousel__TraceRequest *to = p->control.trace_request = &p->body.trace_request;
+        carousel__trace_request__init(to);
+        to->tag = m->trace_request.tag;
+        to->window_ns = m->trace_request.window_ns;
+        return;
+    }
+    Carousel__Trace *to = p->control.trace = &p->body.trace;
+    carousel__trace__init(to);
+    to->tag = m->trace.tag;
+    to->n_lost = m->trace.n_lost;
+    to->is_last = m->trace.is_last;
+    to->records.len = m->trace.n * sizeof *m->trace.records;
+    to->records.data = (uint8_t *)m->trace.records;
+}
+
 /* Every kind but the batched ones. */
 static void fill(const struct control_message *m, struct packing *p)
 {
@@ -219,6 +239,10 @@ static void fill(const struct control_message *m, struct packing *p)
     case CONTROL_SHUTDOWN:
     case CONTROL_GOODBYE:
         fill_farewells(m, p);
+        break;
+    case CONTROL_TRACE_REQUEST:
+    case CONTROL_TRACE:
+        fill_trace(m, p);
         break;
     case CONTROL_TOKENS:
     case CONTROL_OBSERVATIONS:

@@ -1,10 +1,12 @@
-/* Reads tokens and observations, the control messages with many items, into one piece of memory. */
+/* Reads tokens, observations and trace records, the control messages with many items, each into one
+ * piece of memory. */
 #include "proto/control_wire.h"
 
 #include <float.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Sums of probabilities in float may end a little past their limit. */
 #define PROBABILITY_SLACK 1e-4f
@@ -169,5 +171,34 @@ enum status control_read_observations(const Carousel__Observations *from,
     }
     out->observations.n = (uint32_t)n;
     out->observations.items = items;
+    return STATUS_OK;
+}
+
+enum status control_read_trace(const Carousel__Trace *from, struct control_message *out,
+                               struct err *err)
+{
+    const size_t size = sizeof(struct trace_record), n = from->records.len / size;
+    if (from->records.len % size != 0)
+        return err_set(err, STATUS_CORRUPT,
+                       "trace.records has %zu bytes, not a multiple of %zu: start all ranks from "
+                       "the same build",
+                       from->records.len, size);
+    struct trace_record *records = NULL;
+    if (n > 0 && (records = malloc(n * size)) == NULL)
+        return err_set(err, STATUS_NO_MEMORY, "no memory for %zu trace records", n);
+    for (size_t i = 0; i < n; i++) {
+        memcpy(&records[i], from->records.data + i * size, size);
+        enum status st = trace_record_check(&records[i], err);
+        if (st != STATUS_OK) {
+            free(records);
+            err_wrap(err, "trace.records[%zu] of %zu", i, n);
+            return st;
+        }
+    }
+    out->trace.tag = from->tag;
+    out->trace.n_lost = from->n_lost;
+    out->trace.is_last = from->is_last;
+    out->trace.n = (uint32_t)n;
+    out->trace.records = records;
     return STATUS_OK;
 }

@@ -25,6 +25,8 @@ _Static_assert((int)CONTROL_STATS_REQUEST == (int)CAROUSEL__CONTROL__BODY_STATS_
 _Static_assert((int)CONTROL_STATS == (int)CAROUSEL__CONTROL__BODY_STATS, "");
 _Static_assert((int)CONTROL_SHUTDOWN == (int)CAROUSEL__CONTROL__BODY_SHUTDOWN, "");
 _Static_assert((int)CONTROL_GOODBYE == (int)CAROUSEL__CONTROL__BODY_GOODBYE, "");
+_Static_assert((int)CONTROL_TRACE_REQUEST == (int)CAROUSEL__CONTROL__BODY_TRACE_REQUEST, "");
+_Static_assert((int)CONTROL_TRACE == (int)CAROUSEL__CONTROL__BODY_TRACE, "");
 
 /* Each is STATUS_OK or STATUS_CORRUPT with the field's name, its value and what is allowed. */
 enum status control_check_range(const char *field, uint64_t value, uint64_t low, uint64_t high,
@@ -39,10 +41,12 @@ enum status control_check_sequence(const char *field, uint64_t sequence, struct 
 enum status control_check_pairs(const char *field, size_t n_ids, size_t n_values, size_t max,
                                 struct err *err);
 
-/* Fill out->tokens or out->observations; nothing is allocated on failure. */
+/* Fill out->tokens, out->observations or out->trace; nothing is allocated on failure. */
 enum status control_read_tokens(const Carousel__Tokens *from, struct control_message *out,
                                 struct err *err);
 enum status control_read_observations(const Carousel__Observations *from,
                                       struct control_message *out, struct err *err);
+enum status control_read_trace(const Carousel__Trace *from, struct control_message *out,
+                               struct err *err);
 
 #endif

@@ -383,9 +383,10 @@ static void test_control_refuses_unknown(void **state)
     struct err err = {0};
     assert_int_equal(decode_raw("", 0, &err), STATUS_CORRUPT); /* no kind at all */
     assert_non_null(strstr(err.message, "no known kind"));
-    assert_int_equal(decode_raw("\x7a\x00", 2, &err), STATUS_CORRUPT); /* field 15: no such kind */
-    assert_non_null(strstr(err.message, "unknown fields (first: 15)"));
-    assert_int_equal(decode_raw("\x72\x00\x7a\x00", 4, &err), STATUS_CORRUPT);
+    assert_int_equal(decode_raw("\x9a\x01\x00", 3, &err),
+                     STATUS_CORRUPT); /* field 19: no such kind */
+    assert_non_null(strstr(err.message, "unknown fields (first: 19)"));
+    assert_int_equal(decode_raw("\x72\x00\x9a\x01\x00", 5, &err), STATUS_CORRUPT);
     assert_int_equal(decode_raw("\x72\x00", 2, &err), STATUS_OK);          /* goodbye */
     assert_int_equal(decode_raw("\x72\x05\x08", 3, &err), STATUS_CORRUPT); /* length too long */
     assert_non_null(strstr(err.message, "does not parse"));

@@ -52,6 +52,7 @@ struct batch_result {
         *outcomes;       /* [n_segments], in the batch's order; owned by the replica's caller */
     uint32_t n_heads;    /* rows that went through the head */
     uint64_t compute_ns; /* wall time, set by the compute thread */
+    uint64_t head_ns;    /* of that: head and sampler */
     /* rows of observed segments at this loop; owned by the replica, valid until its next run */
     uint32_t n_observations;
     struct control_observation *observations;

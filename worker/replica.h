@@ -15,9 +15,10 @@
 #include <stdint.h>
 
 struct replica_config {
-    const char *backend; /* kernels_create's name */
-    const char *isa;     /* NULL = auto */
-    int n_threads;       /* 0 = all cores */
+    const char *backend;   /* kernels_create's name; "timed": waits instead (worker/timed.h) */
+    const char *cost_file; /* of "timed" */
+    const char *isa;       /* NULL = auto */
+    int n_threads;         /* 0 = all cores */
     bool may_spin;
     enum dtype kv_dtype; /* F32 or BF16 */
     uint64_t kv_bytes;   /* for KV pool and row store together */

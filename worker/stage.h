@@ -22,6 +22,7 @@
 #include "proto/frame.h"
 #include "proto/sequence.h"
 #include "proto/status.h"
+#include "proto/trace.h"
 #include "worker/batch.h"
 #include "worker/knee.h"
 
@@ -42,12 +43,16 @@ struct stage_config {
     enum batching batching;
     uint64_t wait_deadline_ns; /* knee_input.deadline_ns */
     uint64_t batch_ns, row_ns; /* a and b at start */
+    uint16_t rank;             /* for the trace */
+    /* Borrowed; NULL: nothing is recorded. The stage writes BATCH, ROWS, POOL and IDLE, by the
+     * events' now_ns. */
+    struct trace *trace;
 };
 
 enum stage_event_kind {
     STAGE_OPEN = 1, /* params, targets */
     STAGE_CLOSE,    /* sequence; unknown ids are answered with closed, too (close is idempotent) */
-    STAGE_FRAME,    /* frame, source: a frame for this worker, already decoded */
+    STAGE_FRAME,    /* frame, source_rank: a frame for this worker, already decoded */
     STAGE_MATE, /* mate, mate_flags (bundle_flags): a ring mate starts or ends a batch that may feed
                    us */
     STAGE_BATCH_DONE, /* result of the batch that was started */
@@ -63,6 +68,7 @@ struct stage_event {
     const int32_t *targets;
     uint64_t sequence;
     const struct frame *frame;
+    uint16_t source_rank; /* who sent it, for the trace */
     uint32_t mate, mate_flags;
     const struct batch_result *result;
     uint64_t batch_ns, row_ns;

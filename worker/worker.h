@@ -26,6 +26,8 @@ struct worker_config {
     uint32_t prefill_chunk;
     enum batching batching;
     uint64_t wait_deadline_ns; /* 0 = by the rule */
+    uint64_t trace_bytes;      /* of the ring buffer of trace records; 0: nothing is recorded */
+    const char *cost_file;     /* backend "timed": what work costs (cluster/cost_model.h) */
     uint64_t idle_timeout_ns;  /* how long the start waits for the coordinator; 0 = 120 s */
 };
 
