@@ -171,7 +171,7 @@ static struct totals sum_up(const struct bench_report *report, const struct benc
 static void print_json(const struct bench_report *report, const struct bench_measure *m,
                        const struct session *s, const struct bench_workload *w, struct totals t)
 {
-    static const char *const batchings[] = {"greedy", "tick", "knee"};
+    static const char *const batchings[] = {"greedy", "tick", "knee", "round"};
     char hash[20];
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)m->hash);
     json_t *workers = json_array(), *exits = json_array();

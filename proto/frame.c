@@ -14,7 +14,7 @@ enum {
     BUNDLE_FLAGS = 8,
     BUNDLE_N_FRAMES = 12,
     BUNDLE_LEN = 16,
-    BUNDLE_ZERO = 24,
+    BUNDLE_ROUND = 24,
     BUNDLE_CHECK = 28,
     BUNDLE_HEADER_BYTES = 32
 };
@@ -118,13 +118,14 @@ size_t frame_bytes(uint32_t loop, uint32_t n_rows, uint32_t flags, uint32_t d_mo
 }
 
 void bundle_begin(struct bundle_writer *w, void *bytes, size_t cap_bytes, uint32_t d_model,
-                  uint32_t flags)
+                  uint32_t flags, uint32_t round)
 {
     assert(cap_bytes >= BUNDLE_HEADER_BYTES);
     *w = (struct bundle_writer){.bytes = bytes,
                                 .cap_bytes = cap_bytes,
                                 .len_bytes = BUNDLE_HEADER_BYTES,
                                 .flags = flags,
+                                .round = round,
                                 .d_model = d_model};
 }
 
@@ -179,6 +180,7 @@ size_t bundle_end(struct bundle_writer *w)
     wire_store_u32(at + BUNDLE_FLAGS, w->flags);
     wire_store_u32(at + BUNDLE_N_FRAMES, w->n_frames);
     wire_store_u64(at + BUNDLE_LEN, w->len_bytes);
+    wire_store_u32(at + BUNDLE_ROUND, w->round);
     wire_store_u32(at + BUNDLE_CHECK, header_check(at, BUNDLE_CHECK));
     return w->len_bytes;
 }
@@ -211,9 +213,10 @@ enum status bundle_open(struct bundle_reader *r, const void *bytes, size_t len_b
     uint32_t flags = wire_load_u32(at + BUNDLE_FLAGS);
     if (flags & ~(uint32_t)(BUNDLE_BUSY | BUNDLE_DONE))
         return err_set(err, STATUS_CORRUPT, "bundle flags 0x%" PRIx32 " hold unknown bits", flags);
-    if (wire_load_u32(at + BUNDLE_ZERO) != 0)
-        return err_set(err, STATUS_CORRUPT, "bundle header bytes 24..27 are 0x%" PRIx32 ", not 0",
-                       wire_load_u32(at + BUNDLE_ZERO));
+    uint32_t round = wire_load_u32(at + BUNDLE_ROUND);
+    if (round != 0 && (flags & BUNDLE_BUSY) == 0)
+        return err_set(err, STATUS_CORRUPT, "bundle names round %" PRIu32 " and announces no batch",
+                       round);
     uint32_t n_frames = wire_load_u32(at + BUNDLE_N_FRAMES);
     /* The smallest frame is a header and one id. */
     if (n_frames > (len_bytes - BUNDLE_HEADER_BYTES) / (FRAME_HEADER_BYTES + 4))
@@ -227,6 +230,7 @@ enum status bundle_open(struct bundle_reader *r, const void *bytes, size_t len_b
                                 .at = BUNDLE_HEADER_BYTES,
                                 .n_frames = n_frames,
                                 .flags = flags,
+                                .round = round,
                                 .limits = *limits};
     return STATUS_OK;
 }

@@ -46,7 +46,7 @@ static inline int32_t ring_token(uint64_t h)
 
 struct ring_message {
     struct ring_message *next;
-    uint32_t source, flags, n_frames;
+    uint32_t source, flags, round, n_frames;
     uint64_t close; /* a close from the coordinator, when not 0 */
     struct ring_frame {
         struct frame head;
@@ -214,6 +214,8 @@ static inline void ring_send(struct ring *r, uint32_t source, const struct stage
 {
     struct ring_message *m = calloc(1, sizeof *m);
     m->flags = send->flags;
+    m->round = send->round;
+    assert_true(m->round == 0 || (m->flags & BUNDLE_BUSY) != 0);
     m->n_frames = send->n_frames;
     m->frames = calloc(send->n_frames + 1, sizeof *m->frames);
     assert_true(send->mate != source && send->mate < r->n_workers);
@@ -332,6 +334,7 @@ static inline void ring_deliver(struct ring *r, uint32_t index, uint32_t source)
                   m->frames[i].rows);
     }
     mate.mate_flags = m->flags & BUNDLE_BUSY;
+    mate.mate_round = m->round;
     if (mate.mate_flags != 0)
         ring_step(r, index, mate, NULL);
     ring_message_free(m);

@@ -53,8 +53,8 @@ enum stage_event_kind {
     STAGE_OPEN = 1, /* params, targets */
     STAGE_CLOSE,    /* sequence; unknown ids are answered with closed, too (close is idempotent) */
     STAGE_FRAME,    /* frame, source_rank: a frame for this worker, already decoded */
-    STAGE_MATE, /* mate, mate_flags (bundle_flags): a ring mate starts or ends a batch that may feed
-                   us */
+    STAGE_MATE,     /* mate, mate_flags (bundle_flags), mate_round (with BUNDLE_BUSY): a ring mate
+                       starts or     ends a batch that may feed us */
     STAGE_BATCH_DONE, /* result of the batch that was started */
     STAGE_COST,       /* batch_ns, row_ns: new estimates */
     STAGE_TIME        /* nothing but now_ns */
@@ -69,7 +69,7 @@ struct stage_event {
     uint64_t sequence;
     const struct frame *frame;
     uint16_t source_rank; /* who sent it, for the trace */
-    uint32_t mate, mate_flags;
+    uint32_t mate, mate_flags, mate_round;
     const struct batch_result *result;
     uint64_t batch_ns, row_ns;
 };
@@ -84,6 +84,7 @@ struct stage_frame {
 struct stage_send {
     uint32_t mate;  /* ring index */
     uint32_t flags; /* bundle_flags */
+    uint32_t round; /* of the batch that is announced by BUNDLE_BUSY, else 0 */
     uint32_t first_frame, n_frames;
 };
 struct stage_notice {

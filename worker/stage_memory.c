@@ -58,6 +58,7 @@ size_t stage_memory_place(struct stage *s, unsigned char *base)
     PLACE(s->batch.block_table, c->n_blocks);
     PLACE(s->batch_lanes, max_rows);
     PLACE(s->mates, c->ring_size);
+    PLACE(s->mate_rounds, c->ring_size);
     PLACE(s->is_announced, c->ring_size);
     PLACE(s->mate_flags, c->ring_size);
     PLACE(s->mate_first_frame, c->ring_size);

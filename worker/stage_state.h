@@ -39,6 +39,12 @@ enum stage_mate {
     MATE_AWAITED /* busy since before our wait began */
 };
 
+/* Rounds are counted modulo 2^32. */
+static inline bool stage_round_is_before(uint32_t a, uint32_t b)
+{
+    return (int32_t)(a - b) < 0;
+}
+
 struct stage_lane {
     uint32_t frontier;  /* F(t): positions whose batch is done */
     uint32_t n_running; /* rows in the running batch */
@@ -101,6 +107,10 @@ struct stage {
     bool is_waiting; /* idle with ready rows, since waiting_since_ns */
     uint64_t waiting_since_ns;
     enum stage_mate *mates; /* [ring_size] as they announced */
+    /* Batches are numbered by rounds: one behind the latest of those whose rows it may hold, and of
+     * our own. So all batches of a ring that could run side by side have one number. */
+    uint32_t round;        /* of our last batch, or the latest that has ended at a mate */
+    uint32_t *mate_rounds; /* [ring_size] of the batch each has announced last */
     uint32_t n_awaited_mates;
     bool *is_announced; /* [ring_size] mates we told that a batch runs */
 
