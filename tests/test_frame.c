@@ -262,7 +262,7 @@ static void test_frame_each_field_is_checked(void **state)
         {0, 0, 0x4c535244u, "not a carousel rank"},
         {0, 4, 0x00010002u, "protocol version 2, this build speaks 4"},
         {0, 4, 0x00030004u, "message kind 3"},
-        {0, 4, 0x00020003u, "where a bundle (1) was expected"},
+        {0, 4, 0x00020004u, "where a bundle (1) was expected"},
         {0, 8, 4, "bundle flags 0x4"},
         {0, 12, 4, "bundle says 4 frames in 252 bytes"},
         {0, 12, 1, "144 bytes follow the bundle's last frame"},
