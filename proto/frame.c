@@ -161,8 +161,7 @@ enum status bundle_add(struct bundle_writer *w, const struct frame *frame, void 
     wire_store_f32(at + FRAME_CDF, frame->cdf);
     wire_store_u32(at + FRAME_D_MODEL, w->d_model);
     wire_store_u64(at + FRAME_PAYLOAD, need - FRAME_HEADER_BYTES);
-    if (frame->flags & FRAME_LIVE)
-        wire_store_u64(at + FRAME_SENT, frame->sent_ns);
+    wire_store_u64(at + FRAME_SENT, frame->sent_ns);
     store_timings(frame, at + need - timings_bytes(frame->loop, frame->flags));
     wire_store_u32(at + FRAME_CHECK, header_check(at, FRAME_CHECK));
     *ids = at + FRAME_HEADER_BYTES;
@@ -291,8 +290,6 @@ static enum status check_fields(const struct bundle_reader *r, const struct fram
             err, STATUS_CORRUPT,
             "a live row enters loop 1 with survival %g and cdf %g; they start at 1 and 0",
             (double)f->survival, (double)f->cdf);
-    if (!(f->flags & FRAME_LIVE) && f->sent_ns != 0)
-        return err_set(err, STATUS_CORRUPT, "sent at %" PRIu64 " without a live row", f->sent_ns);
     return STATUS_OK;
 }
 

@@ -45,9 +45,8 @@ struct frame {
     float cdf;        /* of the live row: p_1 + ... + p_{loop-1}; 0 at loop 1 */
     const void *ids;  /* n_rows int32, maybe unaligned: frame_id() reads one */
     const void *rows; /* n_rows * d float32, maybe unaligned (memcpy them); NULL at loop 1 */
-    /* Of the live row, 0 without one: the sender's clock when the row set out, and where its time
-     * went in the loops done, [loop - 1] of them. */
-    uint64_t sent_ns;
+    uint64_t sent_ns; /* the sender's clock when the rows set out */
+    /* Of the live row, 0 without one: where its time went in the loops done, [loop - 1] of them. */
     struct loop_timing timings[SEQUENCE_MAX_LOOPS];
 };
 int32_t frame_id(const struct frame *frame, uint32_t row);

@@ -128,6 +128,7 @@ enum status stage_step(struct stage *s, const struct stage_event *event,
         break;
     }
     stage_batch_consider(s, event);
+    stage_trace_idle(s);
     stage_output_finish(s);
     *out = &s->output;
     return st;

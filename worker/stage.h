@@ -135,6 +135,9 @@ enum status stage_step(struct stage *s, const struct stage_event *event,
  * rows by loop, stale frames, parked and revived totals, current costs. */
 void stage_fill_stats(const struct stage *s, struct control_stats *stats);
 void stage_reset_counters(struct stage *s);
+/* With a trace: records the idle span that is open, up to now_ns, so that a copy of the trace has
+ * it; it goes on from there. */
+void stage_flush_idle(struct stage *s, uint64_t now_ns);
 /* Writes F(1..n_loops) of a sequence as far as this worker knows them (0 for loops it does not
  * serve). False when unknown. */
 bool stage_frontiers(const struct stage *s, uint64_t sequence, uint32_t *frontiers);

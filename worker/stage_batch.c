@@ -110,6 +110,7 @@ static void announce(struct stage *s)
 static void begin_wait(struct stage *s, uint64_t now_ns)
 {
     s->is_waiting = true;
+    s->is_held = false;
     s->waiting_since_ns = now_ns;
     for (uint32_t m = 0; m < s->config.ring_size; m++) {
         if (s->mates[m] == MATE_BUSY) {
@@ -121,7 +122,7 @@ static void begin_wait(struct stage *s, uint64_t now_ns)
 
 static void end_wait(struct stage *s)
 {
-    s->is_waiting = false;
+    s->is_waiting = s->is_held = false;
     for (uint32_t m = 0; m < s->config.ring_size; m++) {
         if (s->mates[m] == MATE_AWAITED)
             s->mates[m] = MATE_BUSY;
@@ -166,6 +167,7 @@ void stage_batch_consider(struct stage *s, const struct stage_event *event)
                             .deadline_ns = s->config.wait_deadline_ns};
     uint64_t again_ns = 0;
     if (!knee_should_start(&in, &again_ns)) {
+        s->is_held = true;
         if (__builtin_add_overflow(event->now_ns, again_ns, &s->output.wake_at_ns))
             s->output.wake_at_ns = UINT64_MAX;
         return;

@@ -44,6 +44,9 @@ size_t stage_memory_place(struct stage *s, unsigned char *base)
 #define PLACE(pointer, n) ((pointer) = layout_array(&l, (n), sizeof *(pointer)))
     PLACE(s->slots.next, c->n_slots);
     PLACE(s->slot_ids, c->n_slots);
+    PLACE(s->arrivals, c->trace != NULL ? c->n_slots : 0);
+    if (c->trace == NULL)
+        s->arrivals = NULL;
     PLACE(s->kv.pool.next, c->n_blocks);
     size_t n_pool_ids;
     if (__builtin_mul_overflow((size_t)c->n_blocks, (size_t)c->block_size, &n_pool_ids))
