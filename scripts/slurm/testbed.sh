@@ -66,7 +66,7 @@ has_daemons() { # how many nodes
     for name in munged slurmctld $(for ((k = 1; k <= $1; k++)); do echo "n$k"; done); do
         pid=$(cat "$dir/run/$name.pid" 2>/dev/null) && [ -n "$pid" ] || return 1
         # A dead process that nobody has waited for yet keeps its name, but not its program.
-        case $(readlink "/proc/$pid/exe") in */munged | */slurmctld | */slurmd) ;; *) return 1 ;; esac
+        case $(readlink "/proc/$pid/exe") in */munged* | */slurmctld* | */slurmd*) ;; *) return 1 ;; esac
     done
 }
 
