@@ -120,6 +120,7 @@ static void session_worker_config(const struct session *s, struct worker_config 
         .prefill_chunk = (uint32_t)o->prefill_chunk,
         .batching = (enum batching)o->batching,
         .wait_deadline_ns = (uint64_t)(o->wait_ms * 1e6),
+        .trace_bytes = o->trace_bytes,
     };
 }
 

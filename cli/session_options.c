@@ -17,6 +17,7 @@ void session_options_init(struct session_options *o)
         .max_sequences = 256,
         .batching = BATCHING_ROUND,
         .prefill = PREFILL_EAGER,
+        .trace_bytes = UINT64_C(8) << 20,
     };
 }
 
