@@ -1,5 +1,6 @@
 /* `carousel bench engine`: drives the whole engine with synthetic requests and measures it. */
 #include "cli/bench_report.h"
+#include "cli/bench_trace.h"
 #include "cli/bench_workload.h"
 #include "cli/cli.h"
 #include "cli/request_options.h"
@@ -229,6 +230,13 @@ static enum status bench_run(struct bench_engine *b, bool with_bound, struct ben
     report->n_open_max = b->n_open_max;
     if (status == STATUS_OK)
         status = coordinator_collect_stats(c, false, report->stats, err);
+    /* After the run: a message's record is the dearest, and there are fewer of those than of rows.
+     */
+    struct bench_trace_figures record;
+    const uint64_t trace_bytes = b->session->options.trace_bytes;
+    if (status == STATUS_OK && trace_bytes > 0 &&
+        (status = bench_trace_measure(trace_bytes, &record, err)) == STATUS_OK)
+        report->trace_record_ns = record.message_ns;
     return status;
 }
 

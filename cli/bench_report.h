@@ -31,6 +31,7 @@ struct bench_report {
     uint32_t n_open_max;            /* sequences that were admitted at the same time, at most */
     struct control_stats *stats;    /* [n_workers] */
     struct kernels_machine machine; /* zero unless --bound */
+    double trace_record_ns;         /* what a record costs at most; 0: nothing was recorded */
 };
 void bench_report_print(const struct bench_report *report, const struct bench_measure *m,
                         const struct session *s, const struct bench_workload *w, bool as_json);
