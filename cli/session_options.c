@@ -15,7 +15,7 @@ void session_options_init(struct session_options *o)
         .max_batch_rows = 256,
         .prefill_chunk = 64,
         .max_sequences = 256,
-        .batching = BATCHING_KNEE,
+        .batching = BATCHING_ROUND,
         .prefill = PREFILL_EAGER,
     };
 }
@@ -32,8 +32,8 @@ struct option_group session_options_group(struct session_options *o, struct opti
          "compute threads a worker (default: its share)", NULL},
         {"kv-memory", 0, OPTION_BYTES, &o->kv_bytes, "SIZE", NULL, 0, 0,
          "KV and parked rows a worker (default: automatic)", NULL},
-        {"batching", 0, OPTION_CHOICE, &o->batching, NULL, "greedy|tick|knee", 0, 0,
-         "when a batch starts (default knee)", NULL},
+        {"batching", 0, OPTION_CHOICE, &o->batching, NULL, "greedy|tick|knee|round", 0, 0,
+         "when a batch starts (default round)", NULL},
         {"loops", 't', OPTION_INT, &o->n_loops, "T", NULL, 1, MODEL_MAX_LOOPS,
          "loops of the model (default: the checkpoint's)", NULL},
         {.type = OPTION_MORE},
