@@ -67,6 +67,7 @@ static void bench_on_token(void *user, const struct completion_token *t)
     slot->tokens[slot->n_tokens] = t->token->id;
     slot->exits[slot->n_tokens] = (uint8_t)t->token->exit_loop;
     slot->n_tokens++;
+    bench_measure_token(slot->bench->measure);
     if (slot->n_tokens > slot->request.cancel_at && !slot->is_cancelling) {
         slot->is_cancelling = true;
         coordinator_cancel(slot->bench->session->coordinator, slot->id);
@@ -86,6 +87,7 @@ static void bench_on_end(void *user, const struct completion_end *end)
     slot->next_free = b->free_slots;
     b->free_slots = slot;
     b->n_ended++;
+    bench_measure_begin_steady(b->measure, host_now_ns()); /* those before it have all started */
     bench_submit(b);
 }
 
@@ -116,6 +118,8 @@ static void bench_submit(struct bench_engine *b)
             b->free_slots = slot;
             return;
         }
+        if (b->n_submitted == b->n_limit)
+            bench_measure_end_steady(b->measure, host_now_ns());
         if (status != STATUS_OK)
             b->status = status;
         else if (slot->request.cancel_at == 0) {
