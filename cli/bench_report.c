@@ -210,15 +210,17 @@ static void print_json(const struct bench_report *report, const struct bench_mea
     for (int e = 1; e <= s->checkpoint->config.n_loops; e++)
         json_array_append_new(exits, json_integer((json_int_t)m->exits[e]));
     json_t *root = json_pack(
-        "{s:i, s:s, s:i, s:i, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:o, s:o, s:o, s:I, s:I, s:s, "
+        "{s:i, s:s, s:i, s:i, s:i, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:o, s:o, s:o, s:I, s:I, "
+        "s:s, "
         "s:o}",
         "workers_count", s->n_workers, "batching", batchings[s->options.batching], "requests",
-        w->n_requests, "concurrency", w->concurrency, "cancelled", (json_int_t)m->n_cancelled,
-        "tokens", (json_int_t)m->n_tokens, "seconds", t.seconds, "tokens_per_s", t.tokens_per_s,
-        "loop_rows_per_s", (double)t.rows / t.seconds, "mean_exit_loop", t.mean_exit,
-        "rows_per_batch", share(t.rows, t.batches), "ttft_ms", quantiles(m->ttft_ms, m->n),
-        "tpot_ms", quantiles(m->tpot_ms, m->n), "exits", exits, "loop_rows", (json_int_t)t.rows,
-        "bytes_sent", (json_int_t)t.bytes, "tokens_hash", hash, "workers", workers);
+        w->n_requests, "concurrency", w->concurrency, "open_max", (int)report->n_open_max,
+        "cancelled", (json_int_t)m->n_cancelled, "tokens", (json_int_t)m->n_tokens, "seconds",
+        t.seconds, "tokens_per_s", t.tokens_per_s, "loop_rows_per_s", (double)t.rows / t.seconds,
+        "mean_exit_loop", t.mean_exit, "rows_per_batch", share(t.rows, t.batches), "ttft_ms",
+        quantiles(m->ttft_ms, m->n), "tpot_ms", quantiles(m->tpot_ms, m->n), "exits", exits,
+        "loop_rows", (json_int_t)t.rows, "bytes_sent", (json_int_t)t.bytes, "tokens_hash", hash,
+        "workers", workers);
     if (steady_seconds(m) > 0) {
         json_object_set_new(root, "steady_seconds", json_real(steady_seconds(m)));
         json_object_set_new(root, "steady_tokens_per_s", json_real(steady_tokens_per_s(m)));
