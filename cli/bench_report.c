@@ -259,6 +259,7 @@ static void print_json(const struct bench_report *report, const struct bench_mea
     json_object_set_new(root, "trace",
                         json_pack("{s:I, s:f, s:f}", "records", (json_int_t)cost.n_records,
                                   "record_ns", report->trace_record_ns, "share", cost.share));
+    json_object_set_new(root, "cpu_seconds", json_real((double)report->cpu_ns / 1e9));
     char *text = json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
     puts(text != NULL ? text : "{}");
     free(text);

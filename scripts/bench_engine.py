@@ -113,22 +113,26 @@ def overhead(runs):
 def trace(runs):
     """On the demo model, whose batches are so short that there is more to record a second than on any other."""
     for workers, transport in ((1, "inproc"), (4, "mpi")):
-        common = ["--requests", "256", "--warmup", "32", "--concurrency", "64", "--force-exits", "0.1,0.3,0.3,0.3",
+        common = ["--requests", "768", "--warmup", "64", "--concurrency", "64", "--force-exits", "0.1,0.3,0.3,0.3",
                   "--threads", "1", "--transport", transport, "--workers", str(workers)]
         off, on = {"off": common + ["--trace-buffer", "0"]}, {"on": common}
         pairs = []
         for i in range(runs):  # one first, then the other: a machine that gets slower or faster favours neither
             first, second = (off, on) if i % 2 == 0 else (on, off)
             pairs.append({name: rs[0] for name, rs in in_turn(1, {**first, **second}).items()})
-        ratios = sorted(p["on"]["tokens_per_s"] / p["off"]["tokens_per_s"] for p in pairs)
-        traces = [p["on"]["trace"] for p in pairs]
         if any(p["off"]["trace"]["records"] for p in pairs):
             sys.exit("--trace-buffer 0 has recorded something")
-        middle = lambda key: statistics.median(t[key] for t in traces)
-        print(f"W = {workers} ({transport}), demo model, 64 in flight, {runs} pairs: tokens/s with the trace / without:"
-              f" median {statistics.median(ratios):.4f} (min {ratios[0]:.4f}, max {ratios[-1]:.4f});"
-              f" {middle('records'):.0f} records, at most {middle('record_ns'):.0f} ns each:"
-              f" {100 * middle('share'):.3f} % of the workers' time")
+        # In one process its CPU time is all ranks': that does not count what other processes take.
+        rates = [("tokens/s", lambda r: r["tokens_per_s"])]
+        if transport == "inproc":
+            rates.append(("tokens per CPU second", lambda r: r["tokens"] / r["cpu_seconds"]))
+        middle = lambda key: statistics.median(p["on"]["trace"][key] for p in pairs)
+        print(f"W = {workers} ({transport}), demo model, 64 in flight, {runs} pairs: {middle('records'):.0f} records,"
+              f" at most {middle('record_ns'):.0f} ns each: {100 * middle('share'):.3f} % of the workers' time")
+        for name, rate in rates:
+            ratios = sorted(rate(p["on"]) / rate(p["off"]) for p in pairs)
+            print(f"  {name} with the trace / without: median {statistics.median(ratios):.4f}"
+                  f" (min {ratios[0]:.4f}, max {ratios[-1]:.4f})")
 
 
 def make_checkpoint(path, shape):
