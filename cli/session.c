@@ -1,6 +1,8 @@
 /* Opens a cluster for one command: inproc threads, a local mpirun, or the job that started us. */
 #include "cli/session.h"
 
+#include "cli/cost_file.h"
+#include "cluster/cost_model.h"
 #include "cluster/launch.h"
 #include "cluster/transport.h"
 #include "model/chat.h"
@@ -59,6 +61,31 @@ static enum status session_find_model(struct session *s, struct err *err)
     return STATUS_OK;
 }
 
+static bool session_is_timed(const struct session *s)
+{
+    return strcmp(s->options.backend, "timed") == 0;
+}
+
+/* Every rank finds its own host's file. */
+static enum status session_find_cost(struct session *s, struct err *err)
+{
+    const char *name = s->options.cost_file;
+    if (session_is_timed(s) && name == NULL)
+        return err_set(err, STATUS_INVALID,
+                       "--backend timed waits instead of computing; say how long with --cost FILE");
+    if (!session_is_timed(s) && name != NULL)
+        return err_set(err, STATUS_INVALID,
+                       "--cost %s does nothing with --backend %s; give --backend timed, too", name,
+                       s->options.backend);
+    return name == NULL ? STATUS_OK : cost_file_find(name, s->cost_file, sizeof s->cost_file, err);
+}
+
+static enum status session_check_cost(const struct session *s, struct err *err)
+{
+    struct cost_model cost;
+    return session_is_timed(s) ? cost_model_load(s->cost_file, &cost, err) : STATUS_OK;
+}
+
 static enum status session_open_model(struct session *s, struct err *err)
 {
     enum status status = checkpoint_open(s->model_dir, s->options.n_loops, &s->checkpoint, err);
@@ -82,6 +109,7 @@ static void session_worker_config(const struct session *s, struct worker_config 
         .model_dir = s->model_dir,
         .n_loops = o->n_loops,
         .backend = o->backend,
+        .cost_file = session_is_timed(s) ? s->cost_file : NULL,
         .isa = o->isa,
         .kv_dtype = o->kv_dtype == 2 ? DTYPE_BF16 : DTYPE_F32,
         .kv_dtype_auto = o->kv_dtype == 0,
@@ -154,7 +182,7 @@ static enum status session_start_coordinator(struct session *s, struct err *err)
         .kv_dtype = kv_dtype,
         .answer_timeout_ns = (uint64_t)(o->answer_timeout_s * 1e9),
         .n_threads = (uint32_t)o->n_threads,
-        .verify_weights = !o->no_verify,
+        .verify_weights = !o->no_verify && !session_is_timed(s),
     };
     enum status status = coordinator_create(s->transport, s->checkpoint, s->tokenizer, &config,
                                             &s->coordinator, err);
@@ -206,6 +234,8 @@ enum status session_open(const struct session_options *options, char **argv, str
     s->options = *options;
     bool was_worker = false, is_rank = launch_is_rank();
     enum status status = session_find_model(s, err);
+    if (status == STATUS_OK)
+        status = session_find_cost(s, err);
     if (status == STATUS_OK && is_rank)
         status = session_join_job(s, &was_worker, exit_code, err);
     if (was_worker && status != STATUS_OK) {
@@ -224,6 +254,8 @@ enum status session_open(const struct session_options *options, char **argv, str
         goto out;
     }
     status = session_open_model(s, err);
+    if (status == STATUS_OK)
+        status = session_check_cost(s, err);
     if (status != STATUS_OK)
         goto out;
     if (session_find_place(options) == SESSION_LAUNCHER) {

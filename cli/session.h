@@ -55,6 +55,7 @@ struct session_worker_thread;
 struct session {
     struct session_options options;
     char model_dir[4096];
+    char cost_file[4096]; /* the path that --cost means; empty: none */
     struct checkpoint *checkpoint;
     struct tokenizer *tokenizer; /* NULL: the directory has no tokenizer.json */
     struct transport *transport;

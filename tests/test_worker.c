@@ -111,7 +111,7 @@ static void send_prompt(struct world *w, uint64_t sequence)
     struct bundle_writer writer;
     void *ids, *rows;
     assert_int_equal(transport_acquire(w->ranks[0], cap_bytes, &message, NULL), STATUS_OK);
-    bundle_begin(&writer, message->bytes, message->cap_bytes, D_MODEL, 0);
+    bundle_begin(&writer, message->bytes, message->cap_bytes, D_MODEL, 0, 0);
     assert_int_equal(bundle_add(&writer, &frame, &ids, &rows, NULL), STATUS_OK);
     memcpy(ids, &id, sizeof id);
     message->len_bytes = bundle_end(&writer);
@@ -238,7 +238,7 @@ static void send_bundle(struct world *w, uint32_t flags, uint64_t sequence)
     struct bundle_writer writer;
     void *ids, *rows;
     assert_int_equal(transport_acquire(w->ranks[2], cap_bytes, &message, NULL), STATUS_OK);
-    bundle_begin(&writer, message->bytes, message->cap_bytes, D_MODEL, flags);
+    bundle_begin(&writer, message->bytes, message->cap_bytes, D_MODEL, flags, 0);
     if (sequence != 0) {
         assert_int_equal(bundle_add(&writer, &frame, &ids, &rows, NULL), STATUS_OK);
         memcpy(ids, &id, sizeof id);

@@ -185,6 +185,10 @@ enum status replica_run(struct replica *r, const struct batch *batch, struct bat
     enum status st = check_batch(r, batch, err);
     if (st != STATUS_OK)
         return st;
+    if (r->timed != NULL) {
+        replica_timed_run(r, batch, result);
+        return STATUS_OK;
+    }
     st = run_block(r, batch, list_gates(r, batch), err);
     if (st != STATUS_OK)
         return st;

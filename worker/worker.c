@@ -71,6 +71,7 @@ static enum status worker_take_bundle(struct worker *w, const struct transport_m
     }
     if (status == STATUS_OK && (reader.flags & BUNDLE_BUSY)) {
         mate.mate_flags = BUNDLE_BUSY;
+        mate.mate_round = reader.round;
         status = worker_step(w, &mate, err);
     }
     return status;

@@ -64,7 +64,8 @@ static enum status worker_send_bundle(struct worker *w, const struct stage_outpu
     if (status != STATUS_OK)
         return status;
     struct bundle_writer writer;
-    bundle_begin(&writer, message->bytes, message->cap_bytes, w->limits.d_model, send->flags);
+    bundle_begin(&writer, message->bytes, message->cap_bytes, w->limits.d_model, send->flags,
+                 send->round);
     for (uint32_t i = 0; i < send->n_frames; i++) {
         const struct stage_frame *frame = &out->frames[send->first_frame + i];
         void *ids, *rows;

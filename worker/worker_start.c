@@ -90,6 +90,8 @@ static enum status worker_build(struct worker *w, const struct control_welcome *
     const struct worker_config *config = w->config;
     struct replica_config replica = {
         .backend = config->backend,
+        .cost_file = config->cost_file,
+        .jitter_seed = (uint64_t)w->transport->rank,
         .isa = welcome->isa,
         .n_threads = (int)welcome->n_threads,
         .may_spin = welcome->may_spin,
