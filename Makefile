@@ -147,10 +147,11 @@ headers: $(BUILD)/gen/$(PB).pb-c.h ## every header compiles alone
 includes: ## includes go one way, mpi.h lives in one file
 	@scripts/check_includes.sh
 
-install: all ## install the program and the demo model under PREFIX
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/carousel/demo
+install: all ## install the program, the demo model and the cost files under PREFIX
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/carousel/demo $(DESTDIR)$(PREFIX)/share/carousel/costs
 	install -m 755 build/carousel $(DESTDIR)$(PREFIX)/bin/carousel
 	install -m 644 model/demo/* $(DESTDIR)$(PREFIX)/share/carousel/demo
+	install -m 644 cluster/costs/*.json $(DESTDIR)$(PREFIX)/share/carousel/costs
 
 format: ## clang-format over our C
 	@clang-format -i $(SRC) $(CLI) $(HEADERS) $(UNIT) $(FUZZ)
