@@ -8,15 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The first width of a bin of progress. */
-#define FIRST_BIN_NS UINT64_C(100000)
-
 enum status simulate_count_create(struct simulate_world *w, uint32_t n_requests, struct err *err)
 {
     struct simulate_result *r = &w->result;
     r->ttft_ms = calloc(n_requests, sizeof *r->ttft_ms);
     r->tpot_ms = calloc(n_requests, sizeof *r->tpot_ms);
-    w->progress.width_ns = FIRST_BIN_NS;
     if (r->ttft_ms == NULL || r->tpot_ms == NULL)
         return err_set(err, STATUS_NO_MEMORY, "no memory for the times of %u requests", n_requests);
     return STATUS_OK;
@@ -27,31 +23,6 @@ void simulate_count_destroy(struct simulate_world *w)
     free(w->result.ttft_ms);
     free(w->result.tpot_ms);
     free(w->result.stats);
-}
-
-static void progress_add(struct simulate_progress *p, uint64_t now_ns)
-{
-    while ((now_ns - p->began_ns) / p->width_ns >= SIMULATE_BINS) {
-        for (uint32_t i = 0; i < SIMULATE_BINS / 2; i++)
-            p->counts[i] = p->counts[2 * i] + p->counts[2 * i + 1];
-        memset(p->counts + SIMULATE_BINS / 2, 0, SIMULATE_BINS / 2 * sizeof *p->counts);
-        p->width_ns *= 2;
-    }
-    p->counts[(now_ns - p->began_ns) / p->width_ns]++;
-}
-
-/* When the given share of all tokens had come, in seconds after the begin; inside a bin they come
- * evenly. */
-static double progress_at(const struct simulate_progress *p, double n_tokens)
-{
-    double before = 0;
-    for (uint32_t i = 0; i < SIMULATE_BINS; i++) {
-        double here = (double)p->counts[i];
-        if (before + here >= n_tokens && here > 0)
-            return (i + (n_tokens - before) / here) * (double)p->width_ns / 1e9;
-        before += here;
-    }
-    return 0;
 }
 
 void simulate_count_token(struct simulate_world *w, struct simulate_request *r,
@@ -66,12 +37,19 @@ void simulate_count_token(struct simulate_world *w, struct simulate_request *r,
     struct simulate_result *out = &w->result;
     out->n_tokens++;
     out->exits[token->exit_loop]++;
-    progress_add(&w->progress, now_ns);
+    w->n_steady_tokens += w->steady_from_ns != 0 && w->steady_to_ns == 0;
     for (uint32_t t = 0; t < token->exit_loop; t++) {
         out->slots.hop_s += token->timings[t].hop_s;
         out->slots.wait_s += (double)token->timings[t].wait_s;
         out->slots.compute_s += (double)token->timings[t].compute_s;
     }
+}
+
+void simulate_count_submit(struct simulate_world *w, const struct simulate_request *r)
+{
+    bool is_last = r->index + 1 == w->rank0.n_limit;
+    if (w->is_measuring && is_last && w->steady_from_ns != 0)
+        w->steady_to_ns = r->submitted_ns;
 }
 
 static double seconds(uint64_t from_ns, uint64_t to_ns)
@@ -85,6 +63,8 @@ void simulate_count_end(struct simulate_world *w, const struct simulate_request 
     struct simulate_result *out = &w->result;
     if (!w->is_measuring)
         return;
+    if (w->steady_from_ns == 0)
+        w->steady_from_ns = now_ns;
     out->slots.rank0_s += seconds(r->arrived_ns, r->submitted_ns) + seconds(exited_ns, now_ns);
     if (r->opened_ns > 0)
         out->slots.blocked_s += seconds(r->submitted_ns, r->opened_ns);
@@ -105,9 +85,10 @@ void simulate_count_end(struct simulate_world *w, const struct simulate_request 
 void simulate_count_finish(struct simulate_world *w, struct simulate_result *out)
 {
     struct simulate_result *r = &w->result;
-    double elapsed_s = seconds(r->began_ns, r->ended_ns), n = (double)r->n_tokens;
-    double middle_s = progress_at(&w->progress, 0.75 * n) - progress_at(&w->progress, 0.25 * n);
-    r->steady_tokens_per_s = middle_s > 0 ? 0.5 * n / middle_s : 0;
+    double elapsed_s = seconds(r->began_ns, r->ended_ns);
+    r->steady_s = w->steady_to_ns != 0 ? seconds(w->steady_from_ns, w->steady_to_ns) : 0;
+    if (r->steady_s > 0)
+        r->steady_tokens_per_s = (double)w->n_steady_tokens / r->steady_s;
     r->in_flight = elapsed_s > 0 ? r->in_flight / elapsed_s : 0;
     *out = *r;
 }

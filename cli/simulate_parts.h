@@ -82,13 +82,6 @@ struct simulate_request {
     struct simulate_request *next; /* waits for rank 0 */
 };
 
-/* Tokens over time, in equal bins that double when time outgrows them. */
-enum { SIMULATE_BINS = 4096 };
-struct simulate_progress {
-    uint64_t began_ns, width_ns;
-    uint64_t counts[SIMULATE_BINS];
-};
-
 struct simulate_rank0 {
     struct scheduler *scheduler;
     struct token_order early;
@@ -123,7 +116,7 @@ struct simulate_world {
     struct simulate_rank0 rank0;
     struct simulate_sizes sizes;
     bool is_measuring;
-    struct simulate_progress progress;
+    uint64_t steady_from_ns, steady_to_ns, n_steady_tokens;
     struct simulate_result result;
     uint64_t n_events;
 };
@@ -176,6 +169,7 @@ uint32_t simulate_rank0_exit_loop(void *world, uint64_t sequence, uint32_t posit
 
 enum status simulate_count_create(struct simulate_world *w, uint32_t n_requests, struct err *err);
 void simulate_count_destroy(struct simulate_world *w);
+void simulate_count_submit(struct simulate_world *w, const struct simulate_request *r);
 void simulate_count_token(struct simulate_world *w, struct simulate_request *r,
                           const struct control_token *token, uint64_t now_ns);
 void simulate_count_end(struct simulate_world *w, const struct simulate_request *r,

@@ -248,6 +248,7 @@ static enum status submit_next(struct simulate_world *w, uint64_t *now_ns, struc
         return err_wrap(err, "request %" PRIu32, r->index);
     z->waiting_first = r->next;
     *now_ns = done_ns;
+    simulate_count_submit(w, r);
     if (r->drawn.cancel_at > 0)
         return STATUS_OK;
     r->is_cancelling = true;

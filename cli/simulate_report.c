@@ -155,16 +155,19 @@ void simulate_report_print_json(const struct simulate_report *report)
     for (int e = 1; e <= c->model.n_loops; e++)
         json_array_append_new(exits, json_integer((json_int_t)r->exits[e]));
     json_t *root = json_pack(
-        "{s:i, s:i, s:s, s:s, s:i, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o, s:o, s:I, "
+        "{s:i, s:i, s:s, s:s, s:i, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:o, s:o, s:o, s:I, "
         "s:I, s:s}",
         "workers_count", (int)c->n_workers, "ring_size", (int)c->ring_size, "batching",
         batching_name(c), "arrivals", arrivals_name(report->load), "requests", (int)r->n_requests,
         "cancelled", (json_int_t)r->n_cancelled, "tokens", (json_int_t)r->n_tokens, "seconds",
-        t.seconds, "tokens_per_s", t.tokens_per_s, "steady_tokens_per_s", r->steady_tokens_per_s,
-        "loop_rows_per_s", t.rows_per_s, "mean_exit_loop", t.mean_exit, "rows_per_batch",
-        share((double)t.rows, (double)t.batches), "ttft_ms", quantiles_json(t.ttft_ms), "tpot_ms",
-        quantiles_json(t.tpot_ms), "exits", exits, "loop_rows", (json_int_t)t.rows, "bytes_sent",
-        (json_int_t)t.bytes, "tokens_hash", hash);
+        t.seconds, "tokens_per_s", t.tokens_per_s, "loop_rows_per_s", t.rows_per_s,
+        "mean_exit_loop", t.mean_exit, "rows_per_batch", share((double)t.rows, (double)t.batches),
+        "ttft_ms", quantiles_json(t.ttft_ms), "tpot_ms", quantiles_json(t.tpot_ms), "exits", exits,
+        "loop_rows", (json_int_t)t.rows, "bytes_sent", (json_int_t)t.bytes, "tokens_hash", hash);
+    if (r->steady_s > 0) {
+        json_object_set_new(root, "steady_seconds", json_real(r->steady_s));
+        json_object_set_new(root, "steady_tokens_per_s", json_real(r->steady_tokens_per_s));
+    }
     if (report->load->arrivals == ARRIVALS_CLOSED)
         json_object_set_new(root, "concurrency", json_integer(report->load->workload->concurrency));
     json_object_update_new(
@@ -211,8 +214,11 @@ static void print_workers(const struct simulate_report *report)
 static void print_why(const struct simulate_report *report)
 {
     const struct simulate_why *why = report->why;
-    printf("  efficiency %.3f of %" PRIu32 " x %.1f tokens/s with one worker; steady %.3f\n",
-           why->efficiency, report->config->n_workers, why->base_tokens_per_s, why->steady);
+    printf("  efficiency %.3f of %" PRIu32 " x %.1f tokens/s with one worker", why->efficiency,
+           report->config->n_workers, why->base_tokens_per_s);
+    if (why->steady > 0)
+        printf("; %.3f between the first end and the last start", why->steady);
+    putchar('\n');
     printf("  lost:");
     for (int i = 0; i < SIMULATE_LOSSES; i++)
         printf(" %s %.1f%%", simulate_why_name((enum simulate_loss)i), 100 * why->losses[i]);
@@ -231,6 +237,9 @@ void simulate_report_print(const struct simulate_report *report)
     printf("  cost: %s\n", c->cost.name);
     printf("  tokens/s %10.1f    loop-rows/s %10.1f    rows per batch %6.2f\n", t.tokens_per_s,
            t.rows_per_s, share((double)t.rows, (double)t.batches));
+    if (r->steady_s > 0)
+        printf("  tokens/s %10.1f    in the %.3f s between the first end and the last start\n",
+               r->steady_tokens_per_s, r->steady_s);
     printf("  TTFT ms  p50 %8.2f  p90 %8.2f  p99 %8.2f\n", t.ttft_ms.p50, t.ttft_ms.p90,
            t.ttft_ms.p99);
     printf("  TPOT ms  p50 %8.2f  p90 %8.2f  p99 %8.2f\n", t.tpot_ms.p50, t.tpot_ms.p90,
@@ -247,8 +256,7 @@ void simulate_report_print(const struct simulate_report *report)
     printf("  coordinator busy %.1f%%, at most %" PRIu64
            " messages waiting; busiest link %.1f%%; %.1f requests in flight\n",
            100 * t.rank0_busy, r->rank0_queue_most, 100 * t.link_busy, r->in_flight);
-    printf("  steady (the middle half of the tokens): %.1f tokens/s; %" PRIu64 " events\n",
-           r->steady_tokens_per_s, r->n_events);
+    printf("  %" PRIu64 " events\n", r->n_events);
     if (report->why != NULL)
         print_why(report);
     if (report->with_workers)

@@ -271,7 +271,7 @@ enum status simulate_world_run(struct simulate_world *w, uint32_t n_warmup, uint
         return status;
     reset(w, now_ns);
     w->is_measuring = true;
-    w->result.began_ns = w->progress.began_ns = now_ns;
+    w->result.began_ns = now_ns;
     status = run_phase(w, n_warmup, n_warmup + n_requests, &now_ns, err);
     if (status != STATUS_OK)
         return status;

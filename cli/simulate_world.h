@@ -46,7 +46,9 @@ struct simulate_result {
     uint64_t hash;             /* of tokens and exits, as `bench engine` */
     double *ttft_ms, *tpot_ms; /* [n_timed]; tpot NAN with fewer than two tokens */
     uint32_t n_timed;
-    double steady_tokens_per_s; /* while the middle half of the tokens came */
+    /* From the first end until the last request was taken, as `bench engine`; 0 without such a
+     * time. */
+    double steady_s, steady_tokens_per_s;
     struct simulate_slots slots;
     double in_flight;                         /* requests between arrival and end, on average */
     uint64_t rank0_busy_ns, rank0_queue_most; /* longest queue of messages */
