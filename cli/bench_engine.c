@@ -33,6 +33,7 @@ struct bench_engine {
     struct bench_slot *slots, *free_slots;
     int32_t *prompt;
     uint32_t n_submitted, n_ended, n_limit; /* of this phase */
+    uint32_t n_open_max;
     struct bench_measure *measure;
     FILE *outputs;
     enum status status;
@@ -67,6 +68,7 @@ static void bench_on_token(void *user, const struct completion_token *t)
     slot->tokens[slot->n_tokens] = t->token->id;
     slot->exits[slot->n_tokens] = (uint8_t)t->token->exit_loop;
     slot->n_tokens++;
+    bench_measure_token(slot->bench->measure);
     if (slot->n_tokens > slot->request.cancel_at && !slot->is_cancelling) {
         slot->is_cancelling = true;
         coordinator_cancel(slot->bench->session->coordinator, slot->id);
@@ -86,6 +88,7 @@ static void bench_on_end(void *user, const struct completion_end *end)
     slot->next_free = b->free_slots;
     b->free_slots = slot;
     b->n_ended++;
+    bench_measure_begin_steady(b->measure, host_now_ns()); /* those before it have all started */
     bench_submit(b);
 }
 
@@ -116,6 +119,8 @@ static void bench_submit(struct bench_engine *b)
             b->free_slots = slot;
             return;
         }
+        if (b->n_submitted == b->n_limit)
+            bench_measure_end_steady(b->measure, host_now_ns());
         if (status != STATUS_OK)
             b->status = status;
         else if (slot->request.cancel_at == 0) {
@@ -125,15 +130,27 @@ static void bench_submit(struct bench_engine *b)
     }
 }
 
+static void bench_look_at_load(struct bench_engine *b)
+{
+    struct scheduler_load load;
+    coordinator_get_load(b->session->coordinator, &load);
+    uint32_t n_open = load.n_opening + load.n_running;
+    if (n_open > b->n_open_max)
+        b->n_open_max = n_open;
+}
+
 /* Runs requests [n_submitted, limit) to their end. */
 static enum status bench_phase(struct bench_engine *b, uint32_t limit, struct err *err)
 {
     b->n_limit = limit;
+    b->n_open_max = 0;
     bench_submit(b);
     enum status status = STATUS_OK;
     while (status == STATUS_OK && b->status == STATUS_OK &&
-           (b->n_ended < b->n_limit || !coordinator_is_idle(b->session->coordinator)))
+           (b->n_ended < b->n_limit || !coordinator_is_idle(b->session->coordinator))) {
+        bench_look_at_load(b);
         status = coordinator_step(b->session->coordinator, 200ull * 1000 * 1000, err);
+    }
     if (status == STATUS_OK && b->status != STATUS_OK) {
         *err = b->err;
         status = b->status;
@@ -209,6 +226,7 @@ static enum status bench_run(struct bench_engine *b, bool with_bound, struct ben
     report->began_ns = host_now_ns();
     status = bench_phase(b, (uint32_t)(w->n_warmup + w->n_requests), err);
     report->ended_ns = host_now_ns();
+    report->n_open_max = b->n_open_max;
     if (status == STATUS_OK)
         status = coordinator_collect_stats(c, false, report->stats, err);
     return status;
@@ -296,6 +314,8 @@ int cli_bench_engine(int argc, char **argv, char **program_argv)
     b.outputs = NULL; /* requests that the session's end cancels still call back */
     if (status == STATUS_OK)
         bench_report_print(&report, b.measure, b.session, &workload, as_json);
+    if (status == STATUS_OK)
+        status = session_save_trace(b.session, &err);
     exit_code = status == STATUS_OK ? CLI_OK : cli_fail("bench engine", &err);
     session_close(b.session);
     bench_measure_destroy(b.measure);

@@ -14,6 +14,7 @@ struct bench_measure {
     uint32_t n, cap;
     double *ttft_ms, *tpot_ms; /* tpot NAN with fewer than two tokens */
     uint64_t n_tokens, n_cancelled, exits[SEQUENCE_MAX_LOOPS + 1];
+    uint64_t steady_from_ns, steady_to_ns, n_steady_tokens;
     uint64_t hash; /* sum over requests of a hash of (request, tokens, exits): independent of the
                       order they end in */
 };
@@ -47,7 +48,36 @@ void bench_measure_begin(struct bench_measure *m)
 {
     m->n = 0;
     m->n_tokens = m->n_cancelled = m->hash = 0;
+    m->steady_from_ns = m->steady_to_ns = m->n_steady_tokens = 0;
     memset(m->exits, 0, sizeof m->exits);
+}
+
+void bench_measure_token(struct bench_measure *m)
+{
+    m->n_steady_tokens += m->steady_from_ns != 0 && m->steady_to_ns == 0;
+}
+
+void bench_measure_begin_steady(struct bench_measure *m, uint64_t now_ns)
+{
+    if (m->steady_from_ns == 0)
+        m->steady_from_ns = now_ns;
+}
+
+void bench_measure_end_steady(struct bench_measure *m, uint64_t now_ns)
+{
+    if (m->steady_from_ns != 0 && m->steady_to_ns == 0)
+        m->steady_to_ns = now_ns;
+}
+
+/* 0 when all requests were in flight at once. */
+static double steady_seconds(const struct bench_measure *m)
+{
+    return m->steady_to_ns != 0 ? (double)(m->steady_to_ns - m->steady_from_ns) / 1e9 : 0;
+}
+
+static double steady_tokens_per_s(const struct bench_measure *m)
+{
+    return steady_seconds(m) > 0 ? (double)m->n_steady_tokens / steady_seconds(m) : 0;
 }
 
 static uint64_t hash_word(uint64_t hash, uint64_t word)
@@ -171,7 +201,7 @@ static struct totals sum_up(const struct bench_report *report, const struct benc
 static void print_json(const struct bench_report *report, const struct bench_measure *m,
                        const struct session *s, const struct bench_workload *w, struct totals t)
 {
-    static const char *const batchings[] = {"greedy", "tick", "knee"};
+    static const char *const batchings[] = {"greedy", "tick", "knee", "round"};
     char hash[20];
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)m->hash);
     json_t *workers = json_array(), *exits = json_array();
@@ -180,15 +210,21 @@ static void print_json(const struct bench_report *report, const struct bench_mea
     for (int e = 1; e <= s->checkpoint->config.n_loops; e++)
         json_array_append_new(exits, json_integer((json_int_t)m->exits[e]));
     json_t *root = json_pack(
-        "{s:i, s:s, s:i, s:i, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:o, s:o, s:o, s:I, s:I, s:s, "
+        "{s:i, s:s, s:i, s:i, s:i, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:o, s:o, s:o, s:I, s:I, "
+        "s:s, "
         "s:o}",
         "workers_count", s->n_workers, "batching", batchings[s->options.batching], "requests",
-        w->n_requests, "concurrency", w->concurrency, "cancelled", (json_int_t)m->n_cancelled,
-        "tokens", (json_int_t)m->n_tokens, "seconds", t.seconds, "tokens_per_s", t.tokens_per_s,
-        "loop_rows_per_s", (double)t.rows / t.seconds, "mean_exit_loop", t.mean_exit,
-        "rows_per_batch", share(t.rows, t.batches), "ttft_ms", quantiles(m->ttft_ms, m->n),
-        "tpot_ms", quantiles(m->tpot_ms, m->n), "exits", exits, "loop_rows", (json_int_t)t.rows,
-        "bytes_sent", (json_int_t)t.bytes, "tokens_hash", hash, "workers", workers);
+        w->n_requests, "concurrency", w->concurrency, "open_max", (int)report->n_open_max,
+        "cancelled", (json_int_t)m->n_cancelled, "tokens", (json_int_t)m->n_tokens, "seconds",
+        t.seconds, "tokens_per_s", t.tokens_per_s, "loop_rows_per_s", (double)t.rows / t.seconds,
+        "mean_exit_loop", t.mean_exit, "rows_per_batch", share(t.rows, t.batches), "ttft_ms",
+        quantiles(m->ttft_ms, m->n), "tpot_ms", quantiles(m->tpot_ms, m->n), "exits", exits,
+        "loop_rows", (json_int_t)t.rows, "bytes_sent", (json_int_t)t.bytes, "tokens_hash", hash,
+        "workers", workers);
+    if (steady_seconds(m) > 0) {
+        json_object_set_new(root, "steady_seconds", json_real(steady_seconds(m)));
+        json_object_set_new(root, "steady_tokens_per_s", json_real(steady_tokens_per_s(m)));
+    }
     if (w->concurrency == 1 && s->n_workers > 1 && t.batches > 0)
         json_object_set_new(
             root, "hop_us",
@@ -214,6 +250,9 @@ static void print_table(const struct bench_report *report, const struct bench_me
            (unsigned long long)m->n_tokens, t.seconds);
     printf("  tokens/s %10.1f    loop-rows/s %10.1f    rows per batch %6.2f\n", t.tokens_per_s,
            (double)t.rows / t.seconds, share(t.rows, t.batches));
+    if (steady_seconds(m) > 0)
+        printf("  tokens/s %10.1f    in the %.2f s with all %d in flight\n", steady_tokens_per_s(m),
+               steady_seconds(m), w->concurrency);
     printf("  TTFT ms  p50 %8.2f  p90 %8.2f  p99 %8.2f\n", quantile(m->ttft_ms, m->n, 0.5),
            quantile(m->ttft_ms, m->n, 0.9), quantile(m->ttft_ms, m->n, 0.99));
     printf("  TPOT ms  p50 %8.2f  p90 %8.2f  p99 %8.2f\n", t.tpot_ms,

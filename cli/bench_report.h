@@ -16,12 +16,19 @@ enum status bench_measure_create(uint32_t n_requests, struct bench_measure **out
 void bench_measure_destroy(struct bench_measure *m);
 /* Forgets the warm-up. */
 void bench_measure_begin(struct bench_measure *m);
+/* A token has arrived. */
+void bench_measure_token(struct bench_measure *m);
+/* Between these two as many requests are in flight as shall be: the rate of that time is the steady
+ * one, which filling up and running empty do not lower. The first call of each counts. */
+void bench_measure_begin_steady(struct bench_measure *m, uint64_t now_ns);
+void bench_measure_end_steady(struct bench_measure *m, uint64_t now_ns);
 void bench_measure_request(struct bench_measure *m, uint32_t index,
                            const struct completion_end *end, const int32_t *tokens,
                            const uint8_t *exits, uint32_t n_tokens);
 
 struct bench_report {
     uint64_t began_ns, ended_ns;
+    uint32_t n_open_max;            /* sequences that were admitted at the same time, at most */
     struct control_stats *stats;    /* [n_workers] */
     struct kernels_machine machine; /* zero unless --bound */
 };

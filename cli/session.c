@@ -1,6 +1,8 @@
 /* Opens a cluster for one command: inproc threads, a local mpirun, or the job that started us. */
 #include "cli/session.h"
 
+#include "cli/cost_file.h"
+#include "cluster/cost_model.h"
 #include "cluster/launch.h"
 #include "cluster/transport.h"
 #include "model/chat.h"
@@ -59,6 +61,31 @@ static enum status session_find_model(struct session *s, struct err *err)
     return STATUS_OK;
 }
 
+static bool session_is_timed(const struct session *s)
+{
+    return strcmp(s->options.backend, "timed") == 0;
+}
+
+/* Every rank finds its own host's file. */
+static enum status session_find_cost(struct session *s, struct err *err)
+{
+    const char *name = s->options.cost_file;
+    if (session_is_timed(s) && name == NULL)
+        return err_set(err, STATUS_INVALID,
+                       "--backend timed waits instead of computing; say how long with --cost FILE");
+    if (!session_is_timed(s) && name != NULL)
+        return err_set(err, STATUS_INVALID,
+                       "--cost %s does nothing with --backend %s; give --backend timed, too", name,
+                       s->options.backend);
+    return name == NULL ? STATUS_OK : cost_file_find(name, s->cost_file, sizeof s->cost_file, err);
+}
+
+static enum status session_check_cost(const struct session *s, struct err *err)
+{
+    struct cost_model cost;
+    return session_is_timed(s) ? cost_model_load(s->cost_file, &cost, err) : STATUS_OK;
+}
+
 static enum status session_open_model(struct session *s, struct err *err)
 {
     enum status status = checkpoint_open(s->model_dir, s->options.n_loops, &s->checkpoint, err);
@@ -82,6 +109,7 @@ static void session_worker_config(const struct session *s, struct worker_config 
         .model_dir = s->model_dir,
         .n_loops = o->n_loops,
         .backend = o->backend,
+        .cost_file = session_is_timed(s) ? s->cost_file : NULL,
         .isa = o->isa,
         .kv_dtype = o->kv_dtype == 2 ? DTYPE_BF16 : DTYPE_F32,
         .kv_dtype_auto = o->kv_dtype == 0,
@@ -92,6 +120,7 @@ static void session_worker_config(const struct session *s, struct worker_config 
         .prefill_chunk = (uint32_t)o->prefill_chunk,
         .batching = (enum batching)o->batching,
         .wait_deadline_ns = (uint64_t)(o->wait_ms * 1e6),
+        .trace_bytes = o->trace_bytes,
     };
 }
 
@@ -145,6 +174,11 @@ static enum status session_start_coordinator(struct session *s, struct err *err)
     enum dtype kv_dtype = o->kv_dtype == 2 ? DTYPE_BF16 : DTYPE_F32;
     if (o->kv_dtype == 0 && s->checkpoint->dtype != DTYPE_F32)
         kv_dtype = DTYPE_BF16;
+    if (o->trace_bytes > 0) {
+        enum status status = trace_create(o->trace_bytes, &s->trace, err);
+        if (status != STATUS_OK)
+            return status;
+    }
     struct coordinator_config config = {
         .ring_size = (uint32_t)o->ring_size,
         .max_queue = o->max_queue,
@@ -154,7 +188,8 @@ static enum status session_start_coordinator(struct session *s, struct err *err)
         .kv_dtype = kv_dtype,
         .answer_timeout_ns = (uint64_t)(o->answer_timeout_s * 1e9),
         .n_threads = (uint32_t)o->n_threads,
-        .verify_weights = !o->no_verify,
+        .trace = s->trace,
+        .verify_weights = !o->no_verify && !session_is_timed(s),
     };
     enum status status = coordinator_create(s->transport, s->checkpoint, s->tokenizer, &config,
                                             &s->coordinator, err);
@@ -206,6 +241,8 @@ enum status session_open(const struct session_options *options, char **argv, str
     s->options = *options;
     bool was_worker = false, is_rank = launch_is_rank();
     enum status status = session_find_model(s, err);
+    if (status == STATUS_OK)
+        status = session_find_cost(s, err);
     if (status == STATUS_OK && is_rank)
         status = session_join_job(s, &was_worker, exit_code, err);
     if (was_worker && status != STATUS_OK) {
@@ -216,6 +253,8 @@ enum status session_open(const struct session_options *options, char **argv, str
     }
     if (status == STATUS_OK && !was_worker && options->refusal != NULL)
         status = err_set(err, options->refusal->code, "%s", options->refusal->message);
+    if (status == STATUS_OK && !was_worker)
+        status = session_check_trace(options, err);
     if (status != STATUS_OK || was_worker)
         goto out;
     if (!is_rank && options->ring_size > 0 && options->n_workers % options->ring_size != 0) {
@@ -224,6 +263,8 @@ enum status session_open(const struct session_options *options, char **argv, str
         goto out;
     }
     status = session_open_model(s, err);
+    if (status == STATUS_OK)
+        status = session_check_cost(s, err);
     if (status != STATUS_OK)
         goto out;
     if (session_find_place(options) == SESSION_LAUNCHER) {
@@ -271,6 +312,7 @@ void session_close(struct session *s)
     else
         session_dismiss_workers(s);
     coordinator_destroy(s->coordinator);
+    trace_destroy(s->trace);
     for (int i = 0; s->threads != NULL && i < s->n_workers; i++)
         if (s->threads[i].is_started)
             pthread_join(s->threads[i].thread, NULL);

@@ -14,7 +14,11 @@
 
 enum { COST_MODEL_MAX_POINTS = 32 };
 
-/* y over x, linear between the points; beyond the last one its last slope goes on. */
+/* The largest jitter: above it a batch could take no time. */
+#define COST_MODEL_MAX_JITTER 0.25
+
+/* y over x, linear between the points; beyond the last one its last slope goes on, before the first
+ * one y stays. */
 struct cost_curve {
     uint32_t n_points; /* >= 1; x ascending */
     double x[COST_MODEL_MAX_POINTS], y[COST_MODEL_MAX_POINTS];
@@ -28,15 +32,17 @@ struct cost_link {
 struct cost_model {
     char name[128], source[512]; /* for people: machine, model, command or publication */
     char backend[16];            /* "cpu", "cuda" */
-    struct cost_curve block;  /* one loop of the block over x rows, no KV: weights and arithmetic */
-    double kv_position_ns;    /* a row reads the KV of one earlier position, all layers */
-    struct cost_curve head;   /* final head and sampler over x rows that get off; 0 rows cost 0 */
-    double batch_overhead_ns; /* stage, hand-over to the compute thread and back */
+    struct cost_curve block; /* one loop of the block over x rows, no KV: weights and arithmetic */
+    double kv_position_ns;   /* a row reads the KV of one earlier position, all layers */
+    struct cost_curve head;  /* final head and sampler over x rows that get off; 0 rows cost 0 */
+    /* Stage, hand-over to the compute thread and back, per batch: a driver's time, not part of
+     * cost_model_batch_ns. The timed backend spends it for real; a simulator adds it. */
+    double batch_overhead_ns;
     /* Driver threads. */
     double worker_message_ns, worker_row_ns; /* a message; a row in one, in or out */
     double coordinator_request_ns, coordinator_token_ns;
     struct cost_link local, remote; /* between ranks of one host; of two */
-    uint32_t ranks_per_host;        /* 1: every rank has its own */
+    uint32_t ranks_per_host;        /* 1: every rank has its own; rank r is on host r / this */
     double jitter;                  /* relative standard deviation of a batch's time; 0: none */
 };
 

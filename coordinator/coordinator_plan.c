@@ -70,9 +70,17 @@ static double gib(uint64_t bytes)
     return (double)bytes / (double)(UINT64_C(1) << 30);
 }
 
-static enum status plan_memory(const struct coordinator *c, const char *host,
+static enum status plan_memory(const struct coordinator *c, const struct control_hello *hello,
                                const struct host_share *share, uint64_t *kv_bytes, struct err *err)
 {
+    const char *host = hello->host;
+    if (strcmp(hello->backend, "timed") == 0) { /* its KV memory is counted, never taken */
+        *kv_bytes = c->config.kv_bytes;
+        if (*kv_bytes == 0)
+            *kv_bytes = coordinator_auto_kv_bytes(&c->checkpoint->config, c->config.kv_dtype,
+                                                  UINT64_MAX, 1, c->config.max_running);
+        return STATUS_OK;
+    }
     if (c->config.kv_bytes == 0) {
         *kv_bytes = coordinator_auto_kv_bytes(&c->checkpoint->config, c->config.kv_dtype,
                                               share->available_bytes, share->n_workers,
@@ -137,7 +145,7 @@ enum status coordinator_plan(const struct coordinator *c, struct control_welcome
         /* A spinning thread must not take the core of one that works. Rank 0 needs a core for
          * microseconds a token, so none is kept for it. */
         welcome->may_spin = (uint64_t)share.n_workers * n_threads <= n_cores;
-        st = plan_memory(c, h->host, &share, &welcome->kv_bytes, err);
+        st = plan_memory(c, h, &share, &welcome->kv_bytes, err);
     }
     return st;
 }

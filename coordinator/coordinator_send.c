@@ -42,7 +42,7 @@ enum status coordinator_send_prompt(struct coordinator *c, uint32_t worker, cons
     if (st == STATUS_OK) {
         struct bundle_writer writer;
         void *ids, *rows;
-        bundle_begin(&writer, m->bytes, cap_bytes, d_model, 0);
+        bundle_begin(&writer, m->bytes, cap_bytes, d_model, 0, 0);
         st = bundle_add(&writer, &frame, &ids, &rows, err);
         if (st == STATUS_OK) {
             memcpy(ids, r->prompt_ids, r->n_prompt * sizeof *r->prompt_ids);

@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-enum rng_stream { RNG_SAMPLE = 1, RNG_FORCED_EXIT = 2 };
+enum rng_stream { RNG_SAMPLE = 1, RNG_FORCED_EXIT = 2, RNG_JITTER = 3 };
 
 /* Uniform in [0, 1), 53 bits. */
 double rng_uniform(uint64_t seed, uint32_t position, enum rng_stream stream);

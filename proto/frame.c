@@ -14,7 +14,7 @@ enum {
     BUNDLE_FLAGS = 8,
     BUNDLE_N_FRAMES = 12,
     BUNDLE_LEN = 16,
-    BUNDLE_ZERO = 24,
+    BUNDLE_ROUND = 24,
     BUNDLE_CHECK = 28,
     BUNDLE_HEADER_BYTES = 32
 };
@@ -118,13 +118,14 @@ size_t frame_bytes(uint32_t loop, uint32_t n_rows, uint32_t flags, uint32_t d_mo
 }
 
 void bundle_begin(struct bundle_writer *w, void *bytes, size_t cap_bytes, uint32_t d_model,
-                  uint32_t flags)
+                  uint32_t flags, uint32_t round)
 {
     assert(cap_bytes >= BUNDLE_HEADER_BYTES);
     *w = (struct bundle_writer){.bytes = bytes,
                                 .cap_bytes = cap_bytes,
                                 .len_bytes = BUNDLE_HEADER_BYTES,
                                 .flags = flags,
+                                .round = round,
                                 .d_model = d_model};
 }
 
@@ -160,8 +161,7 @@ enum status bundle_add(struct bundle_writer *w, const struct frame *frame, void 
     wire_store_f32(at + FRAME_CDF, frame->cdf);
     wire_store_u32(at + FRAME_D_MODEL, w->d_model);
     wire_store_u64(at + FRAME_PAYLOAD, need - FRAME_HEADER_BYTES);
-    if (frame->flags & FRAME_LIVE)
-        wire_store_u64(at + FRAME_SENT, frame->sent_ns);
+    wire_store_u64(at + FRAME_SENT, frame->sent_ns);
     store_timings(frame, at + need - timings_bytes(frame->loop, frame->flags));
     wire_store_u32(at + FRAME_CHECK, header_check(at, FRAME_CHECK));
     *ids = at + FRAME_HEADER_BYTES;
@@ -179,6 +179,7 @@ size_t bundle_end(struct bundle_writer *w)
     wire_store_u32(at + BUNDLE_FLAGS, w->flags);
     wire_store_u32(at + BUNDLE_N_FRAMES, w->n_frames);
     wire_store_u64(at + BUNDLE_LEN, w->len_bytes);
+    wire_store_u32(at + BUNDLE_ROUND, w->round);
     wire_store_u32(at + BUNDLE_CHECK, header_check(at, BUNDLE_CHECK));
     return w->len_bytes;
 }
@@ -211,9 +212,10 @@ enum status bundle_open(struct bundle_reader *r, const void *bytes, size_t len_b
     uint32_t flags = wire_load_u32(at + BUNDLE_FLAGS);
     if (flags & ~(uint32_t)(BUNDLE_BUSY | BUNDLE_DONE))
         return err_set(err, STATUS_CORRUPT, "bundle flags 0x%" PRIx32 " hold unknown bits", flags);
-    if (wire_load_u32(at + BUNDLE_ZERO) != 0)
-        return err_set(err, STATUS_CORRUPT, "bundle header bytes 24..27 are 0x%" PRIx32 ", not 0",
-                       wire_load_u32(at + BUNDLE_ZERO));
+    uint32_t round = wire_load_u32(at + BUNDLE_ROUND);
+    if (round != 0 && (flags & BUNDLE_BUSY) == 0)
+        return err_set(err, STATUS_CORRUPT, "bundle names round %" PRIu32 " and announces no batch",
+                       round);
     uint32_t n_frames = wire_load_u32(at + BUNDLE_N_FRAMES);
     /* The smallest frame is a header and one id. */
     if (n_frames > (len_bytes - BUNDLE_HEADER_BYTES) / (FRAME_HEADER_BYTES + 4))
@@ -227,6 +229,7 @@ enum status bundle_open(struct bundle_reader *r, const void *bytes, size_t len_b
                                 .at = BUNDLE_HEADER_BYTES,
                                 .n_frames = n_frames,
                                 .flags = flags,
+                                .round = round,
                                 .limits = *limits};
     return STATUS_OK;
 }
@@ -287,8 +290,6 @@ static enum status check_fields(const struct bundle_reader *r, const struct fram
             err, STATUS_CORRUPT,
             "a live row enters loop 1 with survival %g and cdf %g; they start at 1 and 0",
             (double)f->survival, (double)f->cdf);
-    if (!(f->flags & FRAME_LIVE) && f->sent_ns != 0)
-        return err_set(err, STATUS_CORRUPT, "sent at %" PRIu64 " without a live row", f->sent_ns);
     return STATUS_OK;
 }
 

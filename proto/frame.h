@@ -20,7 +20,7 @@
 #include <stdint.h>
 
 enum { MESSAGE_BUNDLE = 1, MESSAGE_CONTROL = 2 };
-enum { FRAME_PROTOCOL_VERSION = 3 };
+enum { FRAME_PROTOCOL_VERSION = 4 };
 
 /* The first 8 bytes of every message: u32 magic, u16 version, u16 kind.
  * STATUS_CORRUPT when it is neither kind or of another version. */
@@ -45,9 +45,8 @@ struct frame {
     float cdf;        /* of the live row: p_1 + ... + p_{loop-1}; 0 at loop 1 */
     const void *ids;  /* n_rows int32, maybe unaligned: frame_id() reads one */
     const void *rows; /* n_rows * d float32, maybe unaligned (memcpy them); NULL at loop 1 */
-    /* Of the live row, 0 without one: the sender's clock when the row set out, and where its time
-     * went in the loops done, [loop - 1] of them. */
-    uint64_t sent_ns;
+    uint64_t sent_ns; /* the sender's clock when the rows set out */
+    /* Of the live row, 0 without one: where its time went in the loops done, [loop - 1] of them. */
     struct loop_timing timings[SEQUENCE_MAX_LOOPS];
 };
 int32_t frame_id(const struct frame *frame, uint32_t row);
@@ -67,15 +66,17 @@ struct bundle_writer {
     size_t cap_bytes, len_bytes;
     uint32_t n_frames;
     uint32_t flags;
+    uint32_t round;
     uint32_t d_model;
 };
 
 size_t bundle_header_bytes(void);
 /* SIZE_MAX when the product does not fit. */
 size_t frame_bytes(uint32_t loop, uint32_t n_rows, uint32_t flags, uint32_t d_model);
-/* cap_bytes >= bundle_header_bytes(). */
+/* cap_bytes >= bundle_header_bytes(). round is that of the batch BUNDLE_BUSY announces; 0 without.
+ */
 void bundle_begin(struct bundle_writer *w, void *bytes, size_t cap_bytes, uint32_t d_model,
-                  uint32_t flags);
+                  uint32_t flags, uint32_t round);
 /* Appends a frame's header (ids and rows of *frame are ignored) and gives the places to fill: *ids
  * for n_rows int32 in host order written with memcpy, *rows for n_rows * d floats (NULL at loop 1).
  * STATUS_NO_MEMORY when cap_bytes does not suffice: nothing is appended. The frame's fields are the
@@ -93,6 +94,7 @@ struct bundle_reader {
     size_t len_bytes, at;
     uint32_t n_frames, n_read;
     uint32_t flags;
+    uint32_t round; /* of the batch BUNDLE_BUSY announces */
     struct frame_limits limits;
 };
 

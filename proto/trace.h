@@ -73,7 +73,9 @@ struct trace_record {
         struct {
             int64_t hop_ns;   /* from the sender's clock to ours: maybe years off; 0: they stayed */
             uint64_t wait_ns; /* from arrival (of the oldest of them) to the batch's start */
-            uint32_t n_parked, n_revived; /* of these: parked after this loop; parked before it */
+            /* Of these, parked after this loop; parked there before and gone on together with
+             * these. */
+            uint32_t n_parked, n_revived;
         } rows;
         struct {
             uint32_t kv_blocks_used, kv_blocks_total, parked_rows, ready_rows, n_sequences;

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Engine benchmarks that need more than one run: medians and ratios of runs taken in turn.
 
-    bench_engine.py batching   greedy, tick and knee over 4 workers with a forced exit mix
+    bench_engine.py batching   greedy, tick, knee and round over 4 workers with a forced exit mix
     bench_engine.py overhead   what distribution costs: W = 1 over MPI beside W = 1 in one process; idle CPU
     bench_engine.py large      an Ouro-1.4B-shaped bf16 checkpoint: start, decode against bandwidth, shared pages
 """
@@ -48,7 +48,7 @@ def batching(runs):
                             "--dtype", "bf16"])
     common = [model, "--workers", "4", "--requests", "128", "--warmup", "32", "--concurrency", "64", "-p", "16",
               "-o", "24", "--force-exits", "0.1,0.3,0.3,0.3"]
-    results = in_turn(runs, {name: common + ["--batching", name] for name in ("greedy", "tick", "knee")})
+    results = in_turn(runs, {name: common + ["--batching", name] for name in ("greedy", "tick", "knee", "round")})
     print(f"4 workers over MPI, 64 sequences in flight, exit mass 0.1/0.3/0.3/0.3, medians of {runs} runs in turn")
     print("  batching   tokens/s   rows/batch   busy   waiting   starved   TPOT p50 ms   p99 ms   tokens_hash")
     for name, rs in results.items():

@@ -3,6 +3,7 @@
 
     make_checkpoint.py --shape tiny DIR
     make_checkpoint.py --shape ouro-1.4b --dtype bf16 DIR          (2.87 GB, seconds)
+    make_checkpoint.py --shape ouro-1.4b --sparse DIR              (zeros that take no room: backend timed)
     make_checkpoint.py --layers 3 --d-model 96 --heads 6 --kv-heads 2 --head-dim 16 --shards 3 DIR
 
 The weights are random but sane in scale: matrices N(0, 1/fan_in), embedding N(0, 1), norm gains near 1
@@ -45,6 +46,8 @@ def parse_args():
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--eos-id", type=int, default=1, help="-1 writes null")
     p.add_argument("--bos-id", type=int, default=0, help="-1 writes null")
+    p.add_argument("--sparse", action="store_true",
+                   help="all weights are zero and the file has holes: for what reads only shapes")
     p.add_argument("--gate-scale", type=float, default=1.5,
                    help="standard deviation of the gate's logit over positions")
     p.add_argument("--gate-bias", type=float, default=-0.5)
@@ -191,6 +194,9 @@ def write_file(path, names, tensors, a, source):
     with open(path, "wb") as out:
         out.write(len(text).to_bytes(8, "little") + text)
         out.flush()
+        if a.sparse:
+            out.truncate(8 + len(text) + offset)
+            return
         for name in names:
             source.write(out, name, *tensors[name])
 

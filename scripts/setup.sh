@@ -1,5 +1,9 @@
 #!/bin/sh
-# Installs what the build and the tests need from Debian packages; silent when all is there.
+# Installs what is missing from Debian packages; silent when all is there.
+#
+#   scripts/setup.sh          what the build and the demo need
+#   scripts/setup.sh plots    and what draws the pictures of docs/
+#   scripts/setup.sh tests    and what `make test` looks at pages, a real Slurm and several hosts with
 set -u
 need=""
 want() { # package, then a command that succeeds when it is there
@@ -29,8 +33,17 @@ want clang clang --version
 clang_major=$(clang -dumpversion 2>/dev/null | cut -d. -f1)
 [ -n "$clang_major" ] || clang_major=$(apt-cache depends clang 2>/dev/null | sed -n 's/.*clang-\([0-9]*\)$/\1/p' | head -n 1)
 want "libclang-rt-${clang_major:-14}-dev" sh -c 'ls /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-x86_64.a || ls /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a'
-# Only the pictures need it: scripts/setup.sh plots
-[ "${1:-}" != plots ] || want python3-matplotlib /usr/bin/python3 -c 'import matplotlib'
+there() { command -v "$1" || [ -x "/usr/sbin/$1" ]; } # a user's PATH lacks the daemons' directory
+case ${1:-} in
+plots | tests) want python3-matplotlib /usr/bin/python3 -c 'import matplotlib' ;;
+esac
+if [ "${1:-}" = tests ]; then
+    want chromium there chromium
+    want slurm-wlm there slurmctld
+    want munge there munged
+    want iproute2 there ip
+    want shellcheck there shellcheck
+fi
 [ -z "$need" ] && exit 0
 
 echo "setup: missing packages:$need"

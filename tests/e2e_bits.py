@@ -25,7 +25,7 @@ AXES = {
     "prefill": ["lazy"],
     "threads": [2],
     "block-size": [8],
-    "batching": ["greedy", "tick"],
+    "batching": ["greedy", "tick", "round"],
     "max-batch-rows": [5],
     "concurrency": [64],
 }

@@ -46,7 +46,7 @@ static inline int32_t ring_token(uint64_t h)
 
 struct ring_message {
     struct ring_message *next;
-    uint32_t source, flags, n_frames;
+    uint32_t source, flags, round, n_frames;
     uint64_t close; /* a close from the coordinator, when not 0 */
     struct ring_frame {
         struct frame head;
@@ -68,6 +68,7 @@ struct ring_sequence {
 
 struct ring_worker_state {
     struct stage *stage;
+    struct trace *trace; /* NULL: nothing is recorded */
     uint64_t *store, *kv;
     bool is_running;
     struct batch_result result;
@@ -93,8 +94,10 @@ static inline uint32_t ring_random(struct ring *r, uint32_t n)
     return (uint32_t)(r->random % n);
 }
 
-static inline void ring_create(struct ring *r, uint32_t n_workers,
-                               const struct stage_config *config, uint64_t seed)
+/* trace_bytes a worker; 0: nothing is recorded. Worker w is rank w + 1. */
+static inline void ring_create_traced(struct ring *r, uint32_t n_workers,
+                                      const struct stage_config *config, uint64_t seed,
+                                      uint64_t trace_bytes)
 {
     memset(r, 0, sizeof *r);
     r->n_workers = n_workers;
@@ -106,13 +109,23 @@ static inline void ring_create(struct ring *r, uint32_t n_workers,
         struct ring_worker_state *worker = &r->workers[w];
         struct stage_config c = r->config;
         c.ring_index = w;
+        c.rank = (uint16_t)(w + 1);
         struct err err = {0};
+        if (trace_bytes > 0)
+            assert_int_equal(trace_create(trace_bytes, &worker->trace, NULL), STATUS_OK);
+        c.trace = worker->trace;
         if (stage_create(&c, &worker->stage, &err) != STATUS_OK)
             fail_msg("%s", err.message);
         worker->store = calloc(c.n_slots, sizeof *worker->store);
         worker->kv = calloc((size_t)c.n_blocks * c.block_size, sizeof *worker->kv);
         worker->result.outcomes = calloc(c.max_batch_rows, sizeof *worker->result.outcomes);
     }
+}
+
+static inline void ring_create(struct ring *r, uint32_t n_workers,
+                               const struct stage_config *config, uint64_t seed)
+{
+    ring_create_traced(r, n_workers, config, seed, 0);
 }
 
 static inline void ring_message_free(struct ring_message *m)
@@ -130,6 +143,7 @@ static inline void ring_destroy(struct ring *r)
     for (uint32_t w = 0; w < r->n_workers; w++) {
         struct ring_worker_state *worker = &r->workers[w];
         stage_destroy(worker->stage);
+        trace_destroy(worker->trace);
         free(worker->store);
         free(worker->kv);
         free(worker->result.outcomes);
@@ -214,6 +228,8 @@ static inline void ring_send(struct ring *r, uint32_t source, const struct stage
 {
     struct ring_message *m = calloc(1, sizeof *m);
     m->flags = send->flags;
+    m->round = send->round;
+    assert_true(m->round == 0 || (m->flags & BUNDLE_BUSY) != 0);
     m->n_frames = send->n_frames;
     m->frames = calloc(send->n_frames + 1, sizeof *m->frames);
     assert_true(send->mate != source && send->mate < r->n_workers);
@@ -328,10 +344,13 @@ static inline void ring_deliver(struct ring *r, uint32_t index, uint32_t source)
     for (uint32_t i = 0; i < m->n_frames; i++) {
         struct frame head = m->frames[i].head;
         head.ids = m->frames[i].ids;
-        ring_step(r, index, (struct stage_event){.kind = STAGE_FRAME, .frame = &head},
+        uint16_t rank = source == RING_MAX_WORKERS ? 0 : (uint16_t)(source + 1);
+        ring_step(r, index,
+                  (struct stage_event){.kind = STAGE_FRAME, .frame = &head, .source_rank = rank},
                   m->frames[i].rows);
     }
     mate.mate_flags = m->flags & BUNDLE_BUSY;
+    mate.mate_round = m->round;
     if (mate.mate_flags != 0)
         ring_step(r, index, mate, NULL);
     ring_message_free(m);
@@ -369,7 +388,7 @@ static inline void ring_prompt(struct ring *r, uint64_t id, uint32_t chunk)
                                            .n_rows = rows,
                                            .flags = first + rows == n ? FRAME_LIVE : 0,
                                            .survival = 1.0f,
-                                           .sent_ns = first + rows == n ? r->now_ns : 0};
+                                           .sent_ns = r->now_ns};
         m->frames[0].ids = calloc(rows, sizeof(int32_t));
         memcpy(m->frames[0].ids, q->ids + first, rows * sizeof(int32_t));
         q->since_ns = r->now_ns;

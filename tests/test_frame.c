@@ -48,7 +48,7 @@ enum {
 static void make_bundle(unsigned char *bytes)
 {
     struct bundle_writer w;
-    bundle_begin(&w, bytes, TOTAL, LIMITS.d_model, BUNDLE_BUSY | BUNDLE_DONE);
+    bundle_begin(&w, bytes, TOTAL, LIMITS.d_model, BUNDLE_BUSY | BUNDLE_DONE, 77);
     add(&w, &(struct frame){.sequence = 9,
                             .loop = 1,
                             .n_rows = 3,
@@ -106,8 +106,9 @@ static void test_frame_layout(void **state)
     (void)state;
     unsigned char b[TOTAL];
     make_bundle(b);
-    assert_memory_equal(b, "CRSL\x03\x00\x01\x00\x03\x00\x00\x00\x02\x00\x00\x00", 16);
+    assert_memory_equal(b, "CRSL\x04\x00\x01\x00\x03\x00\x00\x00\x02\x00\x00\x00", 16);
     assert_int_equal(wire_load_u64(b + 16), TOTAL);
+    assert_int_equal(wire_load_u32(b + 24), 77);
     assert_memory_equal(b + FIRST, "FRAM\x01\x00\x00\x00\x09\x00\x00\x00\x00\x00\x00\x00", 16);
     assert_int_equal(wire_load_u32(b + SECOND + 16), 998);
     assert_int_equal(wire_load_u32(b + SECOND + 20), 2);
@@ -136,6 +137,7 @@ static void test_frame_round_trip(void **state)
     bool has_frame;
     assert_int_equal(bundle_open(&r, b, TOTAL, &LIMITS, &err), STATUS_OK);
     assert_int_equal(r.flags, BUNDLE_BUSY | BUNDLE_DONE);
+    assert_int_equal(r.round, 77);
     assert_int_equal(r.n_frames, 2);
     assert_int_equal(bundle_next(&r, &f, &has_frame, &err), STATUS_OK);
     assert_true(has_frame);
@@ -172,7 +174,7 @@ static void test_frame_note_has_no_frames(void **state)
     (void)state;
     unsigned char b[33] = {0};
     struct bundle_writer w;
-    bundle_begin(&w, b, bundle_header_bytes(), LIMITS.d_model, BUNDLE_BUSY);
+    bundle_begin(&w, b, bundle_header_bytes(), LIMITS.d_model, BUNDLE_BUSY, 1);
     assert_int_equal(bundle_end(&w), 32);
     uint32_t n;
     struct err err = {0};
@@ -197,18 +199,18 @@ static void test_frame_writer_refuses_when_full(void **state)
     assert_int_equal(frame_bytes(1, 3, 0, 5), 64 + 12);
     assert_int_equal(frame_bytes(1, 3, FRAME_LIVE, 5), 64 + 12);
     assert_int_equal(frame_bytes(2, 3, FRAME_LIVE, 5), need + 16);
-    bundle_begin(&w, b, 32 + need - 1, 5, 0);
+    bundle_begin(&w, b, 32 + need - 1, 5, 0, 0);
     assert_int_equal(bundle_add(&w, &f, &ids, &rows, &err), STATUS_NO_MEMORY);
     assert_non_null(strstr(err.message, "3 rows needs 136 bytes"));
     assert_ptr_equal(ids, b);
     assert_int_equal(w.n_frames, 0);
     assert_int_equal(w.len_bytes, 32);
-    bundle_begin(&w, b, 32 + need, 5, 0);
+    bundle_begin(&w, b, 32 + need, 5, 0, 0);
     assert_int_equal(bundle_add(&w, &f, &ids, &rows, &err), STATUS_OK);
     assert_int_equal(w.len_bytes, 32 + need);
     /* A product that does not fit in 64 bits is not a small one. */
     assert_int_equal(frame_bytes(2, UINT32_MAX, FRAME_LIVE, UINT32_MAX), SIZE_MAX);
-    bundle_begin(&w, b, sizeof b, UINT32_MAX, 0);
+    bundle_begin(&w, b, sizeof b, UINT32_MAX, 0, 0);
     f.n_rows = UINT32_MAX;
     assert_int_equal(bundle_add(&w, &f, &ids, &rows, &err), STATUS_NO_MEMORY);
 }
@@ -260,9 +262,9 @@ static void test_frame_each_field_is_checked(void **state)
         const char *what;
     } cases[] = {
         {0, 0, 0x4c535244u, "not a carousel rank"},
-        {0, 4, 0x00010002u, "protocol version 2, this build speaks 3"},
-        {0, 4, 0x00030003u, "message kind 3"},
-        {0, 4, 0x00020003u, "where a bundle (1) was expected"},
+        {0, 4, 0x00010002u, "protocol version 2, this build speaks 4"},
+        {0, 4, 0x00030004u, "message kind 3"},
+        {0, 4, 0x00020004u, "where a bundle (1) was expected"},
         {0, 8, 4, "bundle flags 0x4"},
         {0, 12, 4, "bundle says 4 frames in 252 bytes"},
         {0, 12, 1, "144 bytes follow the bundle's last frame"},
@@ -270,7 +272,7 @@ static void test_frame_each_field_is_checked(void **state)
         {0, 12, UINT32_MAX, "4294967295 frames in 252 bytes"},
         {0, 16, TOTAL + 1, "says 253 bytes, 252 arrived"},
         {0, 20, 1, "bytes, 252 arrived"},
-        {0, 24, 1, "bytes 24..27"},
+        {0, 8, BUNDLE_DONE, "names round 77 and announces no batch"},
         {SECOND, 0, 0, "frame 2 of 2 at byte 108: starts with 0x00000000"},
         {SECOND, 4, 0, "loop 0 is outside 1..4"},
         {SECOND, 4, 5, "loop 5 is outside 1..4"},
@@ -280,6 +282,7 @@ static void test_frame_each_field_is_checked(void **state)
         {SECOND, 20, 0, "no rows"},
         {SECOND, 20, 1, "payload is 80 bytes, its rows and timings take 56"},
         {SECOND, 20, 1000, "pass the limit"},
+        {SECOND, 24, 0, "payload is 80 bytes, its rows and timings take 48"},
         {SECOND, 24, 2, "flags 0x2"},
         {SECOND, 28, nan_bits, "survival nan"},
         {SECOND, 28, two_bits, "survival 2 is outside"},
@@ -290,7 +293,6 @@ static void test_frame_each_field_is_checked(void **state)
         {SECOND, 36, 6, "rows of 6 numbers, this model has 5"},
         {SECOND, 40, 47, "payload is 47 bytes, its rows and timings take 80"},
         {SECOND, 44, 1, "its rows and timings take 80"},
-        {SECOND, 24, 0, "without a live row"},
         {SECOND, 56, 1, "header byte 56"},
         {SECOND, 56, 1u << 31, "header byte 59"},
         {FIRST, 20, 500, "500 rows of 4 bytes and 0 of timings do not fit in the 156 that remain"},
@@ -340,7 +342,7 @@ static void test_frame_rows_are_limited_even_where_products_wrap(void **state)
     (void)state;
     unsigned char b[32 + 64 + 4];
     struct bundle_writer w;
-    bundle_begin(&w, b, sizeof b, 0x7fffffffu, 0); /* a row takes 2^33 bytes */
+    bundle_begin(&w, b, sizeof b, 0x7fffffffu, 0, 0); /* a row takes 2^33 bytes */
     void *ids, *rows;
     struct frame f = {.sequence = 1, .loop = 1, .n_rows = 1, .survival = 1.0f};
     assert_int_equal(bundle_add(&w, &f, &ids, &rows, NULL), STATUS_OK);
@@ -379,7 +381,7 @@ static void random_bundle(uint64_t seed)
     size_t at[MAX_FRAMES + 1] = {32};
     uint32_t n = (uint32_t)(next_random(&s) % (MAX_FRAMES + 1));
     struct bundle_writer w;
-    bundle_begin(&w, bytes, CAP, limits.d_model, (uint32_t)(next_random(&s) % 4));
+    bundle_begin(&w, bytes, CAP, limits.d_model, (uint32_t)(next_random(&s) % 4), 0);
     for (uint32_t k = 0; k < n; k++) {
         uint32_t n_rows = 1 + (uint32_t)(next_random(&s) % 16);
         frames[k] = (struct frame){.sequence = next_random(&s) | 1,
@@ -391,12 +393,10 @@ static void random_bundle(uint64_t seed)
                                    .cdf = (float)(next_random(&s) % 1001) / 1000.0f};
         if (next_random(&s) % 3 == 0)
             frames[k].loop = 1, frames[k].survival = 1.0f, frames[k].cdf = 0.0f;
-        if (frames[k].flags & FRAME_LIVE) {
-            frames[k].sent_ns = next_random(&s);
-            for (uint32_t t = 0; t + 1 < frames[k].loop; t++)
-                frames[k].timings[t] = (struct loop_timing){
-                    (double)(int64_t)next_random(&s), (float)(next_random(&s) % 1000), (float)t};
-        }
+        frames[k].sent_ns = next_random(&s);
+        for (uint32_t t = 0; (frames[k].flags & FRAME_LIVE) && t + 1 < frames[k].loop; t++)
+            frames[k].timings[t] = (struct loop_timing){(double)(int64_t)next_random(&s),
+                                                        (float)(next_random(&s) % 1000), (float)t};
         void *ids, *rows;
         assert_int_equal(bundle_add(&w, &frames[k], &ids, &rows, NULL), STATUS_OK);
         for (uint32_t i = 0; i < n_rows; i++) {

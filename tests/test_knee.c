@@ -37,6 +37,9 @@ static void test_knee_decides_as_the_table_says(void **state)
         {BATCHING_KNEE, 9, 1, 0, 500, false, 500},
         {BATCHING_KNEE, 9, 1, 499, 500, false, 1},
         {BATCHING_KNEE, 9, 1, 500, 500, true, 0},
+        {BATCHING_ROUND, 1, 0, 0, 0, true, 0},
+        {BATCHING_ROUND, 9, 1, 0, 0, false, 3800},
+        {BATCHING_ROUND, 10, 1, 0, 0, true, 0},
     };
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         struct knee_input in = input(table[i].batching, table[i].n_ready);

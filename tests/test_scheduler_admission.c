@@ -1,6 +1,6 @@
 /* scheduler: who is admitted when, on which ring and at which offset; nothing is ever promised
  * twice. */
-#include "tests/scheduler_trace.h"
+#include "tests/scheduler_tape.h"
 
 #include <stdbool.h>
 
@@ -88,111 +88,111 @@ static void test_scheduler_create_names_what_is_wrong(void **state)
 static void test_scheduler_queue_is_bounded(void **state)
 {
     (void)state;
-    struct trace t;
-    trace_open_ring(&t, 1, 4); /* one request of 16 positions at a time */
-    trace_expect(&t, "submit r1 8+8", "open w0 s1+0");
+    struct tape t;
+    tape_open_ring(&t, 1, 4); /* one request of 16 positions at a time */
+    tape_expect(&t, "submit r1 8+8", "open w0 s1+0");
     for (int i = 2; i <= 9; i++) {
         char text[32];
         snprintf(text, sizeof text, "submit r%d 8+8", i);
-        trace_expect(&t, text, "");
+        tape_expect(&t, text, "");
     }
-    trace_expect(&t, "submit r10 8+8", "full");
-    trace_expect(&t, "cancel r5", "end r5 cancelled");
-    trace_expect(&t, "submit r10 8+8", "");
-    trace_expect(&t, "submit r11 8+8", "full");
+    tape_expect(&t, "submit r10 8+8", "full");
+    tape_expect(&t, "cancel r5", "end r5 cancelled");
+    tape_expect(&t, "submit r10 8+8", "");
+    tape_expect(&t, "submit r11 8+8", "full");
     scheduler_destroy(t.scheduler);
 }
 
 static void test_scheduler_admission_waits_for_blocks(void **state)
 {
     (void)state;
-    struct trace t;
-    trace_open_ring(&t, 2, 8);
+    struct tape t;
+    tape_open_ring(&t, 2, 8);
     /* 4 loops on 2 workers: 2 loops each, of 2 blocks: 4 of 8 on each. */
-    trace_expect(&t, "submit r1 16+16", "open w0 s1+0, open w1 s1+0");
-    trace_expect(&t, "submit r2 16+16", "open w0 s2+1, open w1 s2+1");
+    tape_expect(&t, "submit r1 16+16", "open w0 s1+0, open w1 s1+0");
+    tape_expect(&t, "submit r2 16+16", "open w0 s2+1, open w1 s2+1");
     assert_int_equal(scheduler_blocks_reserved(t.scheduler, 0), 8);
-    trace_expect(&t, "submit r3 16+17", "");
-    trace_expect(&t, "opened w* s1", "start w0 s1");
-    trace_expect(&t, "opened w* s2", "start w1 s2");
-    trace_expect(&t, "cancel r1", "close w0 s1, close w1 s1, end r1 cancelled");
-    trace_expect(&t, "closed w0 s1", ""); /* its blocks count until the last worker has let go */
-    trace_expect(&t, "closed w1 s1", ""); /* r3 needs 6 of 8 */
-    trace_expect(&t, "cancel r2", "close w0 s2, close w1 s2, end r2 cancelled");
-    trace_expect(&t, "closed w* s2", "open w0 s3+0, open w1 s3+0");
-    trace_expect(&t, "cancel r3", "close w0 s3, close w1 s3, end r3 cancelled");
-    trace_expect(&t, "closed w* s3", "");
-    trace_close(&t);
+    tape_expect(&t, "submit r3 16+17", "");
+    tape_expect(&t, "opened w* s1", "start w0 s1");
+    tape_expect(&t, "opened w* s2", "start w1 s2");
+    tape_expect(&t, "cancel r1", "close w0 s1, close w1 s1, end r1 cancelled");
+    tape_expect(&t, "closed w0 s1", ""); /* its blocks count until the last worker has let go */
+    tape_expect(&t, "closed w1 s1", ""); /* r3 needs 6 of 8 */
+    tape_expect(&t, "cancel r2", "close w0 s2, close w1 s2, end r2 cancelled");
+    tape_expect(&t, "closed w* s2", "open w0 s3+0, open w1 s3+0");
+    tape_expect(&t, "cancel r3", "close w0 s3, close w1 s3, end r3 cancelled");
+    tape_expect(&t, "closed w* s3", "");
+    tape_close(&t);
 }
 
 static void test_scheduler_nobody_overtakes_the_head(void **state)
 {
     (void)state;
-    struct trace t;
-    trace_open_ring(&t, 1, 8);
-    trace_expect(&t, "submit r1 8+8", "open w0 s1+0");
-    trace_expect(&t, "submit r2 16+16", ""); /* needs all 8 */
-    trace_expect(&t, "submit r3 8+8", "");   /* would fit, but r2 was first */
-    trace_expect(&t, "submit r4 8+8", "");
-    trace_expect(&t, "cancel r2", "end r2 cancelled, open w0 s2+0");
-    trace_expect(&t, "cancel r1", "close w0 s1, end r1 cancelled");
-    trace_expect(&t, "closed w0 s1", "open w0 s3+0");
-    trace_expect(&t, "cancel r3", "close w0 s2, end r3 cancelled");
-    trace_expect(&t, "cancel r4", "close w0 s3, end r4 cancelled");
-    trace_expect(&t, "closed w0 s2", "");
-    trace_expect(&t, "closed w0 s3", "");
-    trace_close(&t);
+    struct tape t;
+    tape_open_ring(&t, 1, 8);
+    tape_expect(&t, "submit r1 8+8", "open w0 s1+0");
+    tape_expect(&t, "submit r2 16+16", ""); /* needs all 8 */
+    tape_expect(&t, "submit r3 8+8", "");   /* would fit, but r2 was first */
+    tape_expect(&t, "submit r4 8+8", "");
+    tape_expect(&t, "cancel r2", "end r2 cancelled, open w0 s2+0");
+    tape_expect(&t, "cancel r1", "close w0 s1, end r1 cancelled");
+    tape_expect(&t, "closed w0 s1", "open w0 s3+0");
+    tape_expect(&t, "cancel r3", "close w0 s2, end r3 cancelled");
+    tape_expect(&t, "cancel r4", "close w0 s3, end r4 cancelled");
+    tape_expect(&t, "closed w0 s2", "");
+    tape_expect(&t, "closed w0 s3", "");
+    tape_close(&t);
 }
 
 static void test_scheduler_open_sequences_are_bounded(void **state)
 {
     (void)state;
-    struct trace t;
-    trace_open_ring(&t, 1, 1000);
-    trace_expect(&t, "submit r1 8+8", "open w0 s1+0");
-    trace_expect(&t, "submit r2 8+8", "open w0 s2+0");
-    trace_expect(&t, "submit r3 8+8", "open w0 s3+0");
-    trace_expect(&t, "submit r4 8+8", "open w0 s4+0");
-    trace_expect(&t, "submit r5 8+8", "");
-    trace_expect(&t, "cancel r2", "close w0 s2, end r2 cancelled");
-    trace_expect(&t, "closed w0 s2", "open w0 s5+0");
+    struct tape t;
+    tape_open_ring(&t, 1, 1000);
+    tape_expect(&t, "submit r1 8+8", "open w0 s1+0");
+    tape_expect(&t, "submit r2 8+8", "open w0 s2+0");
+    tape_expect(&t, "submit r3 8+8", "open w0 s3+0");
+    tape_expect(&t, "submit r4 8+8", "open w0 s4+0");
+    tape_expect(&t, "submit r5 8+8", "");
+    tape_expect(&t, "cancel r2", "close w0 s2, end r2 cancelled");
+    tape_expect(&t, "closed w0 s2", "open w0 s5+0");
     scheduler_destroy(t.scheduler);
 }
 
 static void test_scheduler_refuses_what_can_never_fit(void **state)
 {
     (void)state;
-    struct trace t;
-    trace_open_ring(&t, 2, 8);
-    trace_expect(&t, "submit r1 60+5", "invalid"); /* 5 blocks at 2 loops on each worker */
+    struct tape t;
+    tape_open_ring(&t, 2, 8);
+    tape_expect(&t, "submit r1 60+5", "invalid"); /* 5 blocks at 2 loops on each worker */
     assert_non_null(
         strstr(t.err.message, "need 10 KV blocks of 16 positions on rank 1, which has 8"));
     assert_non_null(strstr(t.err.message, "--kv-memory"));
-    trace_expect(&t, "submit r1 60+5 loops 2", "open w0 s1+0, open w1 s1+0");
-    trace_expect(&t, "submit r2 1000+25 loops 1", "invalid");
+    tape_expect(&t, "submit r1 60+5 loops 2", "open w0 s1+0, open w1 s1+0");
+    tape_expect(&t, "submit r2 1000+25 loops 1", "invalid");
     assert_non_null(strstr(t.err.message, "context_length_exceeded: the prompt has 1000 tokens and "
                                           "max_tokens is 25, together 1025; the model's context is "
                                           "1024"));
-    trace_expect(&t, "submit r2 4294967295+4294967295", "invalid");
-    trace_expect(&t, "submit r2 0+1", "invalid");
-    trace_expect(&t, "submit r2 1+0", "invalid");
-    trace_expect(&t, "submit r2 1+1 loops 5", "invalid");
-    trace_expect(&t, "cancel r1", "close w0 s1, close w1 s1, end r1 cancelled");
-    trace_expect(&t, "closed w* s1", "");
-    trace_close(&t);
+    tape_expect(&t, "submit r2 4294967295+4294967295", "invalid");
+    tape_expect(&t, "submit r2 0+1", "invalid");
+    tape_expect(&t, "submit r2 1+0", "invalid");
+    tape_expect(&t, "submit r2 1+1 loops 5", "invalid");
+    tape_expect(&t, "cancel r1", "close w0 s1, close w1 s1, end r1 cancelled");
+    tape_expect(&t, "closed w* s1", "");
+    tape_close(&t);
 }
 
 /* ---- placement ------------------------------------------------------------------------------ */
 
 /* Submits n equal requests and writes their offsets as digits. */
-static void place(struct trace *t, int n, char *offsets)
+static void place(struct tape *t, int n, char *offsets)
 {
     for (int i = 0; i < n; i++) {
         char text[32];
         unsigned sequence, offset;
         snprintf(text, sizeof text, "submit r%d 8+8", i + 1);
         t->line[0] = '\0';
-        trace_event(t, text);
+        tape_event(t, text);
         if (sscanf(t->line, "open w%*u s%u+%u", &sequence, &offset) != 2)
             fail_msg("%s gave %s", text, t->line);
         offsets[i] = (char)('0' + offset);
@@ -214,9 +214,9 @@ static void check_offsets(uint32_t n_workers, int n, const char *expected, uint3
                                             .n_blocks = blocks,
                                             .max_queue = 4,
                                             .max_running = 24};
-    struct trace t;
+    struct tape t;
     struct scheduler_load load;
-    trace_open(&t, &config);
+    tape_open(&t, &config);
     place(&t, n, offsets);
     assert_string_equal(offsets, expected);
     scheduler_get_load(t.scheduler, &load);
@@ -249,23 +249,23 @@ static void test_scheduler_placement_prefers_the_empty_ring(void **state)
                                             .n_blocks = blocks,
                                             .max_queue = 4,
                                             .max_running = 4};
-    struct trace t;
-    trace_open(&t, &config);
-    trace_expect(&t, "submit r1 16+16", "open w0 s1+0, open w1 s1+0");
-    trace_expect(&t, "submit r2 8+8", "open w2 s2+0, open w3 s2+0");
-    trace_expect(&t, "submit r3 8+8", "open w2 s3+1, open w3 s3+1");
+    struct tape t;
+    tape_open(&t, &config);
+    tape_expect(&t, "submit r1 16+16", "open w0 s1+0, open w1 s1+0");
+    tape_expect(&t, "submit r2 8+8", "open w2 s2+0, open w3 s2+0");
+    tape_expect(&t, "submit r3 8+8", "open w2 s3+1, open w3 s3+1");
     /* Both rings hold 4 a worker; ring 0 has fewer sequences. */
-    trace_expect(&t, "submit r4 8+8", "open w0 s4+1, open w1 s4+1");
+    tape_expect(&t, "submit r4 8+8", "open w0 s4+1, open w1 s4+1");
     /* Ring 1 is the emptier one, but 4 more do not fit on its small worker, nor on ring 0. */
-    trace_expect(&t, "submit r5 16+16", "");
-    trace_expect(&t, "opened w0 s2", "corrupt"); /* lives on the other ring */
-    trace_expect(&t, "opened w2 s2", "");
-    trace_expect(&t, "opened w3 s2", "start w2 s2");
-    trace_expect(&t, "opened w2 s3", "");
-    trace_expect(&t, "opened w3 s3", "start w3 s3"); /* offset 1 */
-    trace_expect(&t, "cancel r4", "close w0 s4, close w1 s4, end r4 cancelled");
-    trace_expect(&t, "closed w0 s4", "");
-    trace_expect(&t, "closed w1 s4", "open w0 s5+1, open w1 s5+1");
+    tape_expect(&t, "submit r5 16+16", "");
+    tape_expect(&t, "opened w0 s2", "corrupt"); /* lives on the other ring */
+    tape_expect(&t, "opened w2 s2", "");
+    tape_expect(&t, "opened w3 s2", "start w2 s2");
+    tape_expect(&t, "opened w2 s3", "");
+    tape_expect(&t, "opened w3 s3", "start w3 s3"); /* offset 1 */
+    tape_expect(&t, "cancel r4", "close w0 s4, close w1 s4, end r4 cancelled");
+    tape_expect(&t, "closed w0 s4", "");
+    tape_expect(&t, "closed w1 s4", "open w0 s5+1, open w1 s5+1");
     scheduler_destroy(t.scheduler);
 }
 

@@ -28,7 +28,7 @@ bool knee_should_start(const struct knee_input *in, uint64_t *again_ns)
         return true;
     /* At a/b rows the arithmetic takes as long as reading the weights: waiting gains nothing more.
      */
-    if (in->batching == BATCHING_KNEE &&
+    if (in->batching != BATCHING_TICK &&
         saturating_cost(in->n_ready, in->row_ns, 0) >= in->batch_ns)
         return true;
     uint64_t deadline_ns = deadline_of(in);

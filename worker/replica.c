@@ -156,11 +156,15 @@ enum status replica_create(const struct checkpoint *checkpoint, const struct rep
     if (!r)
         return err_set(err, STATUS_NO_MEMORY, "no memory for a replica");
     r->config = *config;
-    r->config.backend = r->config.isa = NULL; /* borrowed until return */
+    r->config.backend = r->config.isa = r->config.cost_file = NULL; /* borrowed until return */
     r->geometry = geometry;
     r->model = checkpoint->config;
     r->head_group = replica_head_group(&r->model, config->max_batch_rows);
 
+    if (config->backend != NULL && strcmp(config->backend, "timed") == 0) {
+        st = replica_timed_create(r, config, err);
+        goto out;
+    }
     struct kernels_options options = {
         .isa = config->isa, .n_threads = config->n_threads, .may_spin = config->may_spin};
     st = kernels_create(config->backend ? config->backend : "auto", &options, &r->kernels, err);
@@ -174,6 +178,7 @@ enum status replica_create(const struct checkpoint *checkpoint, const struct rep
         st = reserve_device(r, err);
     if (st == STATUS_OK)
         st = reserve_host(r, err);
+out:
     if (st != STATUS_OK) {
         replica_destroy(r);
         return st;
@@ -208,6 +213,7 @@ void replica_destroy(struct replica *r)
         unload_weights(r);
         kernels_destroy(r->kernels);
     }
+    replica_timed_destroy(r);
     sampler_destroy(r->sampler);
     free(r->select_ids);
     free(r->gate_rows);
@@ -252,6 +258,8 @@ enum status replica_write_rows(struct replica *r, const int32_t *slots, uint32_t
 {
     size_t row = (size_t)r->model.d_model * sizeof(float);
     enum status st = check_slots(r, slots, n, err);
+    if (r->timed != NULL)
+        return st; /* nobody reads what is in them */
     for (uint32_t i = 0, len; i < n && st == STATUS_OK; i += len) {
         len = run_length(slots + i, n - i);
         st = kernels_upload(r->rows, (char *)r->store.data + (size_t)slots[i] * row,
@@ -265,6 +273,11 @@ enum status replica_read_rows(struct replica *r, const int32_t *slots, uint32_t 
 {
     size_t row = (size_t)r->model.d_model * sizeof(float);
     enum status st = check_slots(r, slots, n, err);
+    if (r->timed != NULL) {
+        if (st == STATUS_OK)
+            replica_timed_read_rows(r, n, rows);
+        return st;
+    }
     for (uint32_t i = 0, len; i < n && st == STATUS_OK; i += len) {
         len = run_length(slots + i, n - i);
         st = kernels_download(r->rows, (char *)rows + i * row,

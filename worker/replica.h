@@ -17,6 +17,7 @@
 struct replica_config {
     const char *backend;   /* kernels_create's name; "timed": waits instead (worker/timed.h) */
     const char *cost_file; /* of "timed" */
+    uint64_t jitter_seed;  /* of "timed": other ranks, other jitter */
     const char *isa;       /* NULL = auto */
     int n_threads;         /* 0 = all cores */
     bool may_spin;

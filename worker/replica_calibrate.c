@@ -53,6 +53,10 @@ static enum status load_scratch(struct replica *r, uint32_t n, struct err *err)
 enum status replica_calibrate(struct replica *r, uint64_t *batch_ns, uint64_t *row_ns,
                               struct err *err)
 {
+    if (r->timed != NULL) {
+        replica_timed_knee(r, batch_ns, row_ns);
+        return STATUS_OK;
+    }
     uint32_t many = r->config.max_batch_rows < MANY_ROWS ? r->config.max_batch_rows : MANY_ROWS;
     if (many > r->geometry.n_slots)
         many = r->geometry.n_slots;

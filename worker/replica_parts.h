@@ -51,6 +51,8 @@ struct replica {
     int32_t *head_segment; /* [max_batch_rows] their segments */
     float *host_logits;    /* [head_group, V] */
     struct replica_observations observations;
+
+    struct replica_timed *timed; /* backend "timed": then nothing of the above is there */
 };
 
 /* ---- replica_observe.c ---------------------------------------------------------------------- */
@@ -67,6 +69,16 @@ enum status replica_reserve_observations(struct replica *r, const struct batch *
  * its logits are not finite. */
 bool replica_observe(struct replica *r, const struct batch *b, uint32_t i_segment, uint32_t i_head,
                      const float *logits);
+
+/* ---- replica_timed.c ------------------------------------------------------------------------ */
+
+/* What is taken is given back by replica_timed_destroy, after a failure, too. */
+enum status replica_timed_create(struct replica *r, const struct replica_config *config,
+                                 struct err *err);
+void replica_timed_destroy(struct replica *r);
+void replica_timed_read_rows(const struct replica *r, uint32_t n, void *rows);
+void replica_timed_run(struct replica *r, const struct batch *batch, struct batch_result *result);
+void replica_timed_knee(const struct replica *r, uint64_t *batch_ns, uint64_t *row_ns);
 
 /* Rows per pass of the head, so that logits stay within a fixed size on any vocabulary. */
 uint32_t replica_head_group(const struct model_config *model, uint32_t max_batch_rows);

@@ -24,7 +24,7 @@ static enum status config_check(const struct stage_config *c, struct err *err)
         {"max_sequences", c->max_sequences, 1, INT32_MAX / SEQUENCE_MAX_LOOPS},
         {"max_batch_rows", c->max_batch_rows, 1, INT32_MAX},
         {"prefill_chunk", c->prefill_chunk, 1, UINT32_MAX},
-        {"batching", (uint32_t)c->batching, BATCHING_GREEDY, BATCHING_KNEE},
+        {"batching", (uint32_t)c->batching, BATCHING_GREEDY, BATCHING_ROUND},
     };
     for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
         if (ranges[i].value < ranges[i].low || ranges[i].value > ranges[i].high)
@@ -81,7 +81,7 @@ void stage_destroy(struct stage *s)
     free(s); /* everything lies behind it */
 }
 
-static void note_mate(struct stage *s, uint32_t mate, uint32_t flags)
+static void note_mate(struct stage *s, uint32_t mate, uint32_t flags, uint32_t round)
 {
     assert(mate < s->config.ring_size && mate != s->config.ring_index);
     enum stage_mate *state = &s->mates[mate];
@@ -89,7 +89,11 @@ static void note_mate(struct stage *s, uint32_t mate, uint32_t flags)
     if (flags & BUNDLE_DONE) {
         s->n_awaited_mates -= *state == MATE_AWAITED;
         *state = MATE_IDLE;
+        if (stage_round_is_before(s->round, s->mate_rounds[mate]))
+            s->round = s->mate_rounds[mate];
     }
+    if (flags & BUNDLE_BUSY)
+        s->mate_rounds[mate] = round;
     if ((flags & BUNDLE_BUSY) && *state == MATE_IDLE)
         *state = MATE_BUSY;
 }
@@ -111,7 +115,7 @@ enum status stage_step(struct stage *s, const struct stage_event *event,
         st = stage_rows_receive(s, event, err);
         break;
     case STAGE_MATE:
-        note_mate(s, event->mate, event->mate_flags);
+        note_mate(s, event->mate, event->mate_flags, event->mate_round);
         break;
     case STAGE_BATCH_DONE:
         stage_forward_results(s, event->result);
@@ -124,6 +128,7 @@ enum status stage_step(struct stage *s, const struct stage_event *event,
         break;
     }
     stage_batch_consider(s, event);
+    stage_trace_idle(s);
     stage_output_finish(s);
     *out = &s->output;
     return st;

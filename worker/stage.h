@@ -53,8 +53,8 @@ enum stage_event_kind {
     STAGE_OPEN = 1, /* params, targets */
     STAGE_CLOSE,    /* sequence; unknown ids are answered with closed, too (close is idempotent) */
     STAGE_FRAME,    /* frame, source_rank: a frame for this worker, already decoded */
-    STAGE_MATE, /* mate, mate_flags (bundle_flags): a ring mate starts or ends a batch that may feed
-                   us */
+    STAGE_MATE,     /* mate, mate_flags (bundle_flags), mate_round (with BUNDLE_BUSY): a ring mate
+                       starts or     ends a batch that may feed us */
     STAGE_BATCH_DONE, /* result of the batch that was started */
     STAGE_COST,       /* batch_ns, row_ns: new estimates */
     STAGE_TIME        /* nothing but now_ns */
@@ -69,7 +69,7 @@ struct stage_event {
     uint64_t sequence;
     const struct frame *frame;
     uint16_t source_rank; /* who sent it, for the trace */
-    uint32_t mate, mate_flags;
+    uint32_t mate, mate_flags, mate_round;
     const struct batch_result *result;
     uint64_t batch_ns, row_ns;
 };
@@ -84,6 +84,7 @@ struct stage_frame {
 struct stage_send {
     uint32_t mate;  /* ring index */
     uint32_t flags; /* bundle_flags */
+    uint32_t round; /* of the batch that is announced by BUNDLE_BUSY, else 0 */
     uint32_t first_frame, n_frames;
 };
 struct stage_notice {
@@ -134,6 +135,9 @@ enum status stage_step(struct stage *s, const struct stage_event *event,
  * rows by loop, stale frames, parked and revived totals, current costs. */
 void stage_fill_stats(const struct stage *s, struct control_stats *stats);
 void stage_reset_counters(struct stage *s);
+/* With a trace: records the idle span that is open, up to now_ns, so that a copy of the trace has
+ * it; it goes on from there. */
+void stage_flush_idle(struct stage *s, uint64_t now_ns);
 /* Writes F(1..n_loops) of a sequence as far as this worker knows them (0 for loops it does not
  * serve). False when unknown. */
 bool stage_frontiers(const struct stage *s, uint64_t sequence, uint32_t *frontiers);

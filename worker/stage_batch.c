@@ -110,6 +110,7 @@ static void announce(struct stage *s)
 static void begin_wait(struct stage *s, uint64_t now_ns)
 {
     s->is_waiting = true;
+    s->is_held = false;
     s->waiting_since_ns = now_ns;
     for (uint32_t m = 0; m < s->config.ring_size; m++) {
         if (s->mates[m] == MATE_BUSY) {
@@ -121,12 +122,25 @@ static void begin_wait(struct stage *s, uint64_t now_ns)
 
 static void end_wait(struct stage *s)
 {
-    s->is_waiting = false;
+    s->is_waiting = s->is_held = false;
     for (uint32_t m = 0; m < s->config.ring_size; m++) {
         if (s->mates[m] == MATE_AWAITED)
             s->mates[m] = MATE_BUSY;
     }
     s->n_awaited_mates = 0;
+}
+
+/* Mates that compute now and are waited for. */
+static uint32_t count_busy(const struct stage *s)
+{
+    if (s->n_sequences <= 1)
+        return 0; /* a single stream has nobody to wait for */
+    if (s->config.batching != BATCHING_ROUND)
+        return s->n_awaited_mates;
+    uint32_t n = 0;
+    for (uint32_t m = 0; m < s->config.ring_size; m++)
+        n += s->mates[m] != MATE_IDLE && stage_round_is_before(s->mate_rounds[m], s->round + 1);
+    return n;
 }
 
 void stage_batch_consider(struct stage *s, const struct stage_event *event)
@@ -148,12 +162,12 @@ void stage_batch_consider(struct stage *s, const struct stage_event *event)
                             .max_rows = s->config.max_batch_rows,
                             .batch_ns = s->config.batch_ns,
                             .row_ns = s->config.row_ns,
-                            /* A single stream has nobody to wait for. */
-                            .n_busy_mates = s->n_sequences > 1 ? s->n_awaited_mates : 0,
+                            .n_busy_mates = count_busy(s),
                             .waited_ns = event->now_ns - s->waiting_since_ns,
                             .deadline_ns = s->config.wait_deadline_ns};
     uint64_t again_ns = 0;
     if (!knee_should_start(&in, &again_ns)) {
+        s->is_held = true;
         if (__builtin_add_overflow(event->now_ns, again_ns, &s->output.wake_at_ns))
             s->output.wake_at_ns = UINT64_MAX;
         return;
@@ -163,6 +177,7 @@ void stage_batch_consider(struct stage *s, const struct stage_event *event)
     if (s->batch.n_segments == 0)
         return; /* every sequence that waited has failed for lack of blocks */
     s->is_running = true;
+    s->round++;
     s->batch_started_ns = s->now_ns;
     s->output.start = &s->batch;
     s->counters.n_batches++;

@@ -67,11 +67,10 @@ static void go_deeper(struct stage *s, struct stage_sequence *q, uint32_t loop,
                          .n_rows = n,
                          .flags = live != NULL ? FRAME_LIVE : 0,
                          .survival = live != NULL ? live->survival : 1.0f,
-                         .cdf = live != NULL ? live->cdf : 0.0f};
-    if (live != NULL) {
-        head.sent_ns = s->now_ns;
+                         .cdf = live != NULL ? live->cdf : 0.0f,
+                         .sent_ns = s->now_ns};
+    if (live != NULL)
         memcpy(head.timings, q->timings, loop * sizeof *q->timings);
-    }
     stage_output_frame(s, mate, &head);
     uint32_t slot = lane->parked.head;
     for (uint32_t i = 0; i < n; i++) {
@@ -131,54 +130,73 @@ static void note_batch_time(struct stage *s, struct stage_sequence *q, uint32_t 
     t->compute_s = (float)((double)(s->now_ns - started_ns) / 1e9);
 }
 
-static void finish_segment(struct stage *s, uint32_t i, const struct batch_outcome *outcome)
+/* Sends the segment's rows where they belong, and says what became of them. */
+static struct stage_departure send_off(struct stage *s, struct stage_sequence *q, uint32_t i,
+                                       const struct batch_outcome *outcome)
 {
     const struct kernels_segment *geometry = &s->batch.geometry[i];
-    const int32_t *slots = s->batch.slots + geometry->first_row;
     uint32_t n = (uint32_t)geometry->n_rows, first = (uint32_t)geometry->first_position;
     uint32_t last = first + n - 1;
-    struct stage_sequence *q = stage_lane_sequence(s, s->batch_lanes[i]);
     uint32_t loop = stage_lane_loop(s->batch_lanes[i]);
     struct stage_lane *lane = &q->lanes[loop - 1];
     bool has_live = s->batch.segments[i].has_live;
+    struct stage_departure departure = {.is_exit = false};
 
-    lane_advance(s, q, loop);
-    if (has_live)
-        note_batch_time(s, q, loop);
     uint32_t n_parked_before = lane->parked.n;
-    stage_rows_park(s, lane, slots, n);
+    stage_rows_park(s, lane, s->batch.slots + geometry->first_row, n);
     if (q->state != SEQUENCE_OPEN) {
         stage_rows_free_all(s, q);
-    } else if (outcome->failure != STATUS_OK) {
+        return departure;
+    }
+    if (outcome->failure != STATUS_OK) {
         char message[sizeof s->output.notices->message];
         snprintf(message, sizeof message,
                  "sequence %" PRIu64 " loop %" PRIu32 " positions %" PRIu32 "..%" PRIu32
                  ": the model gave non-finite values (%s)",
                  q->params.sequence, loop, first, last, status_name(outcome->failure));
         stage_sequence_fail(s, q, outcome->failure, message);
-    } else if (loop == q->params.max_loops) {
+        return departure;
+    }
+    departure.is_exit = has_live && outcome->is_exit;
+    if (loop == q->params.max_loops) {
         /* Nothing is deeper: the hidden states have done their work. */
         stage_rows_free_parked(s, lane);
         assert(!has_live || outcome->is_exit);
-        if (has_live)
-            get_off(s, q, loop, last, outcome);
     } else if ((has_live && !outcome->is_exit) || stage_forward_is_eager(&q->params, first, n)) {
-        bool is_exit = has_live && outcome->is_exit;
-        s->counters.n_revived += n_parked_before;
-        go_deeper(s, q, loop, has_live && !is_exit ? &outcome->exit : NULL);
-        if (is_exit)
-            get_off(s, q, loop, last, outcome);
+        departure.n_revived = n_parked_before;
+        go_deeper(s, q, loop, has_live && !outcome->is_exit ? &outcome->exit : NULL);
     } else {
-        s->counters.n_parked += n;
-        if (has_live)
-            get_off(s, q, loop, last, outcome);
+        departure.n_parked = n;
     }
+    if (departure.is_exit)
+        get_off(s, q, loop, last, outcome);
+    return departure;
+}
+
+static void finish_segment(struct stage *s, uint32_t i, const struct batch_outcome *outcome)
+{
+    struct stage_sequence *q = stage_lane_sequence(s, s->batch_lanes[i]);
+    uint32_t loop = stage_lane_loop(s->batch_lanes[i]);
+    /* Read now: rows that stay arrive anew at their next loop, in the same slots. */
+    struct stage_arrival oldest = {0};
+    if (s->arrivals != NULL)
+        oldest = s->arrivals[s->batch.slots[s->batch.geometry[i].first_row]];
+
+    lane_advance(s, q, loop);
+    if (s->batch.segments[i].has_live)
+        note_batch_time(s, q, loop);
+    struct stage_departure departure = send_off(s, q, i, outcome);
+    s->counters.n_parked += departure.n_parked;
+    s->counters.n_revived += departure.n_revived;
+    if (s->config.trace != NULL)
+        stage_trace_segment(s, i, &oldest, &departure);
     stage_sequence_segment_done(s, q);
 }
 
 void stage_forward_results(struct stage *s, const struct batch_result *result)
 {
     assert(s->is_running && result->n_segments == s->batch.n_segments);
+    stage_trace_batch(s, result);
     for (uint32_t i = 0; i < s->batch.n_segments; i++)
         finish_segment(s, i, &result->outcomes[i]);
     s->counters.n_heads += result->n_heads;
@@ -188,4 +206,5 @@ void stage_forward_results(struct stage *s, const struct batch_result *result)
             stage_output_flag(s, m, BUNDLE_DONE);
         s->is_announced[m] = false;
     }
+    stage_trace_pool(s);
 }

@@ -44,6 +44,9 @@ size_t stage_memory_place(struct stage *s, unsigned char *base)
 #define PLACE(pointer, n) ((pointer) = layout_array(&l, (n), sizeof *(pointer)))
     PLACE(s->slots.next, c->n_slots);
     PLACE(s->slot_ids, c->n_slots);
+    PLACE(s->arrivals, c->trace != NULL ? c->n_slots : 0);
+    if (c->trace == NULL)
+        s->arrivals = NULL;
     PLACE(s->kv.pool.next, c->n_blocks);
     size_t n_pool_ids;
     if (__builtin_mul_overflow((size_t)c->n_blocks, (size_t)c->block_size, &n_pool_ids))
@@ -58,6 +61,7 @@ size_t stage_memory_place(struct stage *s, unsigned char *base)
     PLACE(s->batch.block_table, c->n_blocks);
     PLACE(s->batch_lanes, max_rows);
     PLACE(s->mates, c->ring_size);
+    PLACE(s->mate_rounds, c->ring_size);
     PLACE(s->is_announced, c->ring_size);
     PLACE(s->mate_flags, c->ring_size);
     PLACE(s->mate_first_frame, c->ring_size);

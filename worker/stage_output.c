@@ -75,10 +75,12 @@ void stage_output_finish(struct stage *s)
     for (uint32_t m = 0; m < n_mates; m++) {
         s->mate_first_frame[m] = first;
         if (s->mate_n_frames[m] > 0 || s->mate_flags[m] != 0)
-            o->sends[o->n_sends++] = (struct stage_send){.mate = m,
-                                                         .flags = s->mate_flags[m],
-                                                         .first_frame = first,
-                                                         .n_frames = s->mate_n_frames[m]};
+            o->sends[o->n_sends++] =
+                (struct stage_send){.mate = m,
+                                    .flags = s->mate_flags[m],
+                                    .round = s->mate_flags[m] & BUNDLE_BUSY ? s->round : 0,
+                                    .first_frame = first,
+                                    .n_frames = s->mate_n_frames[m]};
         first += s->mate_n_frames[m];
     }
     /* Stable: a mate gets its frames in the order of the batch. */

@@ -166,9 +166,12 @@ enum status stage_rows_receive(struct stage *s, const struct stage_event *event,
         stage_sequence_fail(s, q, why.code, why.message);
         return STATUS_OK;
     }
+    /* Two hosts' clocks: as a signed number, whichever of them is ahead. */
+    int64_t hop_ns = (int64_t)(s->now_ns - f->sent_ns);
     uint32_t slot = rows.head;
     for (uint32_t i = 0; i < f->n_rows; i++) {
         s->slot_ids[slot] = frame_id(f, i);
+        stage_trace_arrival(s, slot, event->source_rank, hop_ns);
         if (f->loop > 1)
             s->copy_slots[s->output.n_copy++] = (int32_t)slot;
         slot = s->slots.next[slot];
@@ -177,8 +180,7 @@ enum status stage_rows_receive(struct stage *s, const struct stage_event *event,
     if (is_live) {
         const struct exit_state exit = {.survival = f->survival, .cdf = f->cdf};
         memcpy(q->timings, f->timings, (f->loop - 1) * sizeof *f->timings);
-        /* Two hosts' clocks: as a signed number, whichever of them is ahead. */
-        lane_set_live(s, q, f->loop, &exit, (double)(int64_t)(s->now_ns - f->sent_ns) / 1e9);
+        lane_set_live(s, q, f->loop, &exit, (double)hop_ns / 1e9);
     }
     lane_requeue(s, index);
     return STATUS_OK;
@@ -204,6 +206,11 @@ void stage_rows_requeue(struct stage *s, struct stage_sequence *q, uint32_t loop
     enum status st = arrival_check(s, q, loop, first_position, slots->n, live != NULL, NULL);
     assert(st == STATUS_OK); /* nothing gets lost inside */
     (void)st;
+    uint32_t slot = slots->head;
+    for (uint32_t i = 0; s->arrivals != NULL && i < slots->n; i++) {
+        stage_trace_arrival(s, slot, s->config.rank, 0);
+        slot = s->slots.next[slot];
+    }
     chain_append(&s->slots, &lane->pending, slots);
     if (live != NULL)
         lane_set_live(s, q, loop, live, 0.0); /* it has not left */

@@ -39,6 +39,12 @@ enum stage_mate {
     MATE_AWAITED /* busy since before our wait began */
 };
 
+/* Rounds are counted modulo 2^32. */
+static inline bool stage_round_is_before(uint32_t a, uint32_t b)
+{
+    return (int32_t)(a - b) < 0;
+}
+
 struct stage_lane {
     uint32_t frontier;  /* F(t): positions whose batch is done */
     uint32_t n_running; /* rows in the running batch */
@@ -65,6 +71,28 @@ struct stage_sequence {
     struct stage_lane lanes[SEQUENCE_MAX_LOOPS];
 };
 
+/* How a row came to wait here; kept for the trace. */
+struct stage_arrival {
+    uint64_t at_ns;
+    int64_t hop_ns;  /* from the sender's clock to ours; 0 when it stayed */
+    uint16_t source; /* rank of the sender */
+};
+
+/* What became of the rows of a finished segment. */
+struct stage_departure {
+    bool is_exit; /* the live row got off */
+    uint32_t n_parked, n_revived;
+};
+
+/* What the stage does, as the trace tells it. */
+enum stage_idle {
+    STAGE_UNBORN = 0, /* before the first event: there is no time yet */
+    STAGE_BUSY,
+    STAGE_STARVED,
+    STAGE_GATHERING, /* rows are here, and the rule has not been asked: the driver takes in more */
+    STAGE_HELD       /* the rule holds them back */
+};
+
 struct stage_lane_list {
     uint32_t head, tail;
 };
@@ -79,6 +107,8 @@ struct stage {
 
     struct chain_pool slots;
     int32_t *slot_ids; /* [n_slots] token id of the slot's position */
+    /* [n_slots] of rows that wait or run; NULL without a trace */
+    struct stage_arrival *arrivals;
     struct kv_blocks kv;
 
     struct stage_sequence *sequences; /* [max_sequences] */
@@ -100,11 +130,19 @@ struct stage {
 
     bool is_waiting; /* idle with ready rows, since waiting_since_ns */
     uint64_t waiting_since_ns;
+    bool is_held;           /* ... and the rule has said to wait */
     enum stage_mate *mates; /* [ring_size] as they announced */
+    /* Batches are numbered by rounds: one behind the latest of those whose rows it may hold, and of
+     * our own. So all batches of a ring that could run side by side have one number. */
+    uint32_t round;        /* of our last batch, or the latest that has ended at a mate */
+    uint32_t *mate_rounds; /* [ring_size] of the batch each has announced last */
     uint32_t n_awaited_mates;
     bool *is_announced; /* [ring_size] mates we told that a batch runs */
 
     struct stage_counters counters;
+
+    enum stage_idle idle; /* as of the last event; only with a trace */
+    uint64_t idle_since_ns;
 
     /* The output and the room behind it; stage_output.c says why nothing overflows. */
     struct stage_output output;
@@ -197,6 +235,20 @@ bool stage_forward_is_eager(const struct sequence_params *params, uint32_t first
 /* Whether a token at this position ends its sequence whatever its id is. */
 bool stage_forward_is_end(const struct stage *s, const struct sequence_params *params,
                           uint32_t token_position);
+
+/* ---- stage_trace.c -------------------------------------------------------------------------- */
+
+/* All but stage_trace_segment do nothing without a trace. */
+
+/* A row has arrived and waits. */
+void stage_trace_arrival(struct stage *s, uint32_t slot, uint16_t source, int64_t hop_ns);
+/* The batch has ended: itself, then each of its segments, then the pool as it is after them. */
+void stage_trace_batch(struct stage *s, const struct batch_result *result);
+void stage_trace_segment(struct stage *s, uint32_t i, const struct stage_arrival *oldest,
+                         const struct stage_departure *departure);
+void stage_trace_pool(struct stage *s);
+/* At the end of every step: ends idle spans and begins them. */
+void stage_trace_idle(struct stage *s);
 
 /* ---- stage_output.c ------------------------------------------------------------------------- */
 

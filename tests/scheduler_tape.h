@@ -5,22 +5,23 @@
  *
  *   open w0 s1+2 (sequence 1, ring offset 2)   start w0 s1   give r1 id5   close w0 s1   end r1
  * stop */
-#ifndef TESTS_SCHEDULER_TRACE_H
-#define TESTS_SCHEDULER_TRACE_H
+#ifndef TESTS_SCHEDULER_TAPE_H
+#define TESTS_SCHEDULER_TAPE_H
 
 #include "tests/unit.h"
 
 #include "coordinator/scheduler.h"
 
-struct trace {
+struct tape {
     struct scheduler *scheduler;
     uint32_t ring_size;
     uint64_t now_ns;
+    struct trace *trace; /* NULL: nothing is recorded */
     struct err err;
     char line[4096];
 };
 
-static inline void trace_open(struct trace *t, const struct scheduler_config *config)
+static inline void tape_open(struct tape *t, const struct scheduler_config *config)
 {
     memset(t, 0, sizeof *t);
     t->ring_size = config->ring_size;
@@ -30,7 +31,7 @@ static inline void trace_open(struct trace *t, const struct scheduler_config *co
 
 /* n_workers workers in one ring with n_blocks KV blocks of 16 positions each; T = 4, 8 waiting, 4
  * open. */
-static inline void trace_open_ring(struct trace *t, uint32_t n_workers, uint32_t n_blocks)
+static inline void tape_open_ring(struct tape *t, uint32_t n_workers, uint32_t n_blocks)
 {
     uint32_t blocks[16];
     for (uint32_t w = 0; w < n_workers; w++)
@@ -45,10 +46,10 @@ static inline void trace_open_ring(struct trace *t, uint32_t n_workers, uint32_t
         .max_queue = 8,
         .max_running = 4,
     };
-    trace_open(t, &config);
+    tape_open(t, &config);
 }
 
-static inline void trace_put(struct trace *t, const char *format, ...)
+static inline void tape_put(struct tape *t, const char *format, ...)
 {
     size_t at = strlen(t->line);
     va_list args;
@@ -59,50 +60,49 @@ static inline void trace_put(struct trace *t, const char *format, ...)
     va_end(args);
 }
 
-static inline void trace_action(struct trace *t, const struct scheduler_action *a)
+static inline void tape_action(struct tape *t, const struct scheduler_action *a)
 {
     switch (a->kind) {
     case SCHEDULER_SEND_OPEN:
         assert_true(a->params->sequence == a->sequence);
-        trace_put(t, "open w%u s%u+%u", a->worker, (unsigned)a->sequence, a->params->ring_offset);
+        tape_put(t, "open w%u s%u+%u", a->worker, (unsigned)a->sequence, a->params->ring_offset);
         break;
     case SCHEDULER_SEND_START:
-        trace_put(t, "start w%u s%u", a->worker, (unsigned)a->sequence);
+        tape_put(t, "start w%u s%u", a->worker, (unsigned)a->sequence);
         break;
     case SCHEDULER_SEND_CLOSE:
-        trace_put(t, "close w%u s%u", a->worker, (unsigned)a->sequence);
+        tape_put(t, "close w%u s%u", a->worker, (unsigned)a->sequence);
         break;
     case SCHEDULER_DELIVER:
-        trace_put(t, "give r%u id%d", (unsigned)a->request, a->token->id);
+        tape_put(t, "give r%u id%d", (unsigned)a->request, a->token->id);
         break;
     case SCHEDULER_END:
-        trace_put(t, "end r%u %s%s%s", (unsigned)a->request, finish_reason_name(a->reason),
-                  a->reason == FINISH_ERROR ? " " : "",
-                  a->reason == FINISH_ERROR ? a->message : "");
+        tape_put(t, "end r%u %s%s%s", (unsigned)a->request, finish_reason_name(a->reason),
+                 a->reason == FINISH_ERROR ? " " : "", a->reason == FINISH_ERROR ? a->message : "");
         break;
     }
 }
 
-static inline void trace_step(struct trace *t, struct scheduler_event *event)
+static inline void tape_step(struct tape *t, struct scheduler_event *event)
 {
     const struct scheduler_action *actions;
     size_t n;
     event->now_ns = ++t->now_ns;
     enum status st = scheduler_step(t->scheduler, event, &actions, &n, &t->err);
     if (st != STATUS_OK)
-        trace_put(t, "%s", status_name(st));
+        tape_put(t, "%s", status_name(st));
     for (size_t i = 0; st == STATUS_OK && i < n; i++)
-        trace_action(t, &actions[i]);
+        tape_action(t, &actions[i]);
 }
 
 /* The part of the text behind `word`, or NULL. */
-static inline const char *trace_option(const char *text, const char *word)
+static inline const char *tape_option(const char *text, const char *word)
 {
     const char *at = strstr(text, word);
     return at != NULL ? at + strlen(word) : NULL;
 }
 
-static inline void trace_worker_event(struct trace *t, const char *text)
+static inline void tape_worker_event(struct tape *t, const char *text)
 {
     char verb[16], worker[8];
     unsigned sequence;
@@ -120,10 +120,10 @@ static inline void trace_worker_event(struct trace *t, const char *text)
     uint32_t first = worker[0] == '*' ? 0 : (uint32_t)atoi(worker);
     uint32_t last = worker[0] == '*' ? t->ring_size - 1 : first;
     for (event.worker = first; event.worker <= last; event.worker++)
-        trace_step(t, &event);
+        tape_step(t, &event);
 }
 
-static inline void trace_event(struct trace *t, const char *text)
+static inline void tape_event(struct tape *t, const char *text)
 {
     struct scheduler_event event = {0};
     struct sequence_params params;
@@ -132,7 +132,7 @@ static inline void trace_event(struct trace *t, const char *text)
     int id;
     if (sscanf(text, "submit r%u %u+%u", &a, &b, &c) == 3) {
         sequence_params_init(&params);
-        const char *loops = trace_option(text, " loops "), *stop = trace_option(text, " stop ");
+        const char *loops = tape_option(text, " loops "), *stop = tape_option(text, " stop ");
         params.prompt_tokens = b;
         params.max_tokens = c;
         params.max_loops = loops != NULL ? (uint32_t)atoi(loops) : 4;
@@ -150,23 +150,23 @@ static inline void trace_event(struct trace *t, const char *text)
         event.kind = text[0] == 's' ? SCHEDULER_STOP : SCHEDULER_CANCEL;
         event.request = a;
     } else {
-        trace_worker_event(t, text);
+        tape_worker_event(t, text);
         return;
     }
-    trace_step(t, &event);
+    tape_step(t, &event);
 }
 
 /* Feeds the event and compares what follows from it; "" is nothing. */
-static inline void trace_expect(struct trace *t, const char *event, const char *expected)
+static inline void tape_expect(struct tape *t, const char *event, const char *expected)
 {
     t->line[0] = '\0';
-    trace_event(t, event);
+    tape_event(t, event);
     if (strcmp(t->line, expected) != 0)
         fail_msg("%s\n  gave     %s\n  expected %s (%s)", event, t->line, expected, t->err.message);
 }
 
 /* Nothing may be left: no request, no sequence, no block. */
-static inline void trace_close(struct trace *t)
+static inline void tape_close(struct tape *t)
 {
     struct scheduler_load load;
     scheduler_get_load(t->scheduler, &load);

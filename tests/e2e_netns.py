@@ -1,0 +1,169 @@
+"""Several hosts in network namespaces: a job across three of them answers as one host does, and what the network
+between them costs is what its hops show. Skipped where there is no root or the kernel lacks the means.
+"""
+import json
+import os
+import sys
+
+from e2e_lib import DEMO, PROGRAM, ROOT, WORK, Checks, Failure, run_command, run_ok
+
+HOSTS = ROOT / "scripts" / "netns_hosts.sh"
+NAME = f"e2e{os.getpid()}"
+PLACE = WORK / "netns"
+N_HOSTS, N_RANKS = 3, 4
+DELAY_MS, RATE_MBIT = 20, 50
+# Beside the delay a hop is a bit of kernel and the wait for a core that others use; the first one between two ranks
+# opens their connection, which takes several ways: the answers are long enough to make that small.
+MOST_EXTRA_MS = 12
+OPTIONS = ["-q", "0.5", "-n", "32", "--ignore-eos", "--stats"]
+
+
+def hosts(*args, name=NAME, **options):
+    return run_command([HOSTS, "--name", name, *args], **options)
+
+
+def hosts_ok(*args, **options):
+    result = hosts(*args, **options)
+    if result.code != 0 or result.is_late:
+        raise Failure(str(result))
+    return result
+
+
+def why_not():
+    """What this machine lacks, or None; asked without the script under test."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    probe = f"{NAME}-probe"
+    made = run_command(["ip", "netns", "add", probe])
+    if made.code != 0:
+        return f"no network namespaces here: {made.err.strip()}"
+    links = run_command(["ip", "-n", probe, "link", "add", "name", "br", "type", "bridge"])
+    limits = run_command(["tc", "-n", probe, "qdisc", "add", "dev", "lo", "root", "tbf", "rate", "1mbit",
+                          "burst", "32kb", "latency", "400ms"])
+    run_command(["ip", "netns", "delete", probe])
+    if links.code != 0 or limits.code != 0:
+        return f"the kernel has no bridge or tbf: {links.err}{limits.err}".strip()
+    return None if os.path.exists("/dev/net/tun") else "no /dev/net/tun"
+
+
+def batch(name, prompts, across):
+    """One batch; returns what must not depend on the hosts, and the mean hop in ms loop by loop."""
+    out = PLACE / f"{name}.jsonl"
+    out.unlink(missing_ok=True)
+    arguments = ["batch", "-i", prompts, "-o", out, *OPTIONS]
+    if across:
+        hosts_ok("mpirun", "-n", N_RANKS, PROGRAM, *arguments)
+    else:
+        run_ok(*arguments)
+    answers, tokens, hops = {}, [0] * 4, [0.0] * 4
+    for line in out.read_text().splitlines():
+        record = json.loads(line)
+        if record["error"]:
+            raise Failure(f"{name}: {record['custom_id']}: {record['error']}")
+        body = record["response"]["body"]
+        answers[record["custom_id"]] = ([c["text"] for c in body["choices"]], body["usage"],
+                                        body["loop_stats"]["exit_loops"])
+        for t, loop in enumerate(body["loop_stats"]["per_loop"]):
+            tokens[t] += loop["tokens"]
+            hops[t] += loop["hop_ms"]
+    return answers, [h / n if n else None for h, n in zip(hops, tokens)]
+
+
+def check_hosts(c):
+    """Names, addresses and hostnames; errors that say what to do."""
+    listed = hosts_ok("up", N_HOSTS).out.splitlines()
+    c.equal(listed[:N_HOSTS], [f"{NAME}-{i} 10.77.0.{i}" for i in range(1, N_HOSTS + 1)], "hosts")
+    for i in range(1, N_HOSTS + 1):
+        found = hosts_ok("exec", i, "sh", "-c", f"uname -n; getent hosts {NAME}-1").out.split()
+        c.equal(found, [f"{NAME}-{i}", "10.77.0.1", f"{NAME}-1"], f"host {i}: its name, and another's address")
+    ranks = hosts_ok("mpirun", "-n", N_RANKS, "uname", "-n").out.split()
+    c.equal(sorted(ranks), sorted(f"{NAME}-{i % N_HOSTS + 1}" for i in range(N_RANKS)), "ranks over hosts")
+    devices = hosts_ok("exec", 1, "ip", "-o", "link").out
+    c.equal(len(devices.splitlines()), 2, f"a host has its own network only: {devices}")
+    for args, word in ((["up", 2], "up already"), (["exec", 4, "true"], f"{NAME}-1 to {NAME}-3"),
+                       (["up", 2, "--delay", "long"], "'long'"), (["up", 0], "'0'"),
+                       (["up", 2, "--loss", "1"], "'--loss'"), (["leave"], "'leave'"), (["mpirun"], "mpirun -n")):
+        result = hosts(*args)
+        c.check(result.code in (1, 2) and word in result.err, f"{args}: {result}")
+    result = hosts("exec", 1, "true", name=f"{NAME}-none")
+    c.check(result.code == 1 and "up N" in result.err, f"a network that is not there: {result}")
+
+
+def check_two_networks(c):
+    """Two of them at once, with the same addresses."""
+    other = f"{NAME}-b"
+    try:
+        c.check(hosts("up", 2, name=other).code == 0, "a second network")
+        c.equal(hosts("exec", 2, "getent", "hosts", f"{other}-1", name=other).out.split(),
+                ["10.77.0.1", f"{other}-1"], "the second network's names")
+        c.equal(hosts("exec", 3, "uname", "-n").out.strip(), f"{NAME}-3", "the first is as it was")
+    finally:
+        hosts("down", name=other)
+    c.equal(hosts("exec", 3, "uname", "-n").out.strip(), f"{NAME}-3", "the first outlives the second")
+
+
+def check_answers_and_delay(c):
+    prompts = PLACE / "prompts.jsonl"
+    prompts.write_text("".join((DEMO / "prompts.jsonl").read_text().splitlines(keepends=True)[:16]))
+    one_host, _ = batch("one_host", prompts, False)
+    plain, plain_hops = batch("plain", prompts, True)
+    c.equal(len(one_host), 16, "answers")
+    c.equal(plain, one_host, "three hosts answer as one does")
+    hosts_ok("down")
+    said = hosts_ok("up", N_HOSTS, "--delay", DELAY_MS, "--rate", RATE_MBIT).out
+    c.check(f"delay_ms={DELAY_MS} " in said and "delay_by=nothing" not in said, f"up says what delays: {said}")
+    c.note(said.splitlines()[-1])
+    slow, slow_hops = batch("slow", prompts, True)
+    c.equal(slow, one_host, "with a delay and a limit the answers are the same")
+    # Three workers on three hosts: every loop from the second on begins on another host.
+    for t in range(1, 4):
+        if plain_hops[t] is None:
+            continue
+        grew = slow_hops[t] - plain_hops[t]
+        c.note(f"loop {t + 1}: hop {plain_hops[t]:.2f} ms, with {DELAY_MS} ms delay {slow_hops[t]:.2f} ms")
+        c.check(DELAY_MS - 1 <= grew <= DELAY_MS + MOST_EXTRA_MS, f"loop {t + 1}: the hop grew by {grew:.2f} ms")
+    c.check(sum(h is not None for h in plain_hops) >= 3, f"loops that were run: {plain_hops}")
+
+
+def check_link(c):
+    """The delay and the limit by themselves, as `bench net` sees them between two hosts."""
+    n_bytes = 262144
+    net = hosts_ok("mpirun", "-n", 2, PROGRAM, "bench", "net", "--iterations", 12, "--sizes", f"64,{n_bytes}",
+                   "--json").json()
+    small, large = net["results"]
+    c.equal(net["local_ranks"], 1, "one rank on this host")
+    c.check(DELAY_MS <= small["hop_p50_us"] / 1e3 <= DELAY_MS + 5, f"64 bytes took {small['hop_p50_us']:.0f} us")
+    least_ms = DELAY_MS + n_bytes * 8 / RATE_MBIT / 1e3 * 0.8  # the bucket holds some
+    c.check(large["hop_p50_us"] / 1e3 >= least_ms,
+            f"{n_bytes} bytes took {large['hop_p50_us'] / 1e3:.1f} ms, at least {least_ms:.1f} at {RATE_MBIT} Mbit/s")
+    c.check(large["stream_mb_per_s"] <= RATE_MBIT / 8 * 1.1, f"{large['stream_mb_per_s']} MB/s through the limit")
+
+
+def check_nothing_left(c):
+    hosts_ok("down")
+    c.check(NAME not in run_command(["ip", "netns", "list"]).out, "namespaces are gone")
+    for path in (f"/run/carousel-netns/{NAME}", f"/etc/netns/{NAME}-1"):
+        c.check(not os.path.exists(path), f"{path} is gone")
+    relays = [open(f"/proc/{p}/cmdline", "rb").read() for p in os.listdir("/proc") if p.isdigit()
+              and os.path.exists(f"/proc/{p}/cmdline")]
+    c.check(not any(f"{NAME}-1".encode() in line for line in relays), "no process of it is left")
+    c.equal(hosts("down").code, 0, "down of what is not up")
+
+
+def main():
+    missing = why_not()
+    if missing:
+        print(f"e2e_netns: skipped: {missing}")
+        sys.exit(0)
+    c = Checks("e2e_netns")
+    PLACE.mkdir(parents=True, exist_ok=True)
+    try:
+        for check in (check_hosts, check_two_networks, check_answers_and_delay, check_link, check_nothing_left):
+            c.attempt(check)
+    finally:
+        hosts("down")
+    c.close()
+
+
+if __name__ == "__main__":
+    main()
