@@ -47,7 +47,8 @@ int cli_trace(int argc, char **argv, char **program_argv)
     }
     if (args.n_positionals != 2 || strcmp(args.positionals[0], "report") != 0) {
         if (args.n_positionals == 0 || strcmp(args.positionals[0], "report") == 0)
-            err_set(&err, STATUS_INVALID, "one FILE is needed; found %d: carousel trace report FILE",
+            err_set(&err, STATUS_INVALID,
+                    "one FILE is needed; found %d: carousel trace report FILE",
                     args.n_positionals > 0 ? args.n_positionals - 1 : 0);
         else
             err_set(&err, STATUS_INVALID, "there is no '%s'; there is: carousel trace report FILE",
@@ -55,5 +56,5 @@ int cli_trace(int argc, char **argv, char **program_argv)
         return cli_fail_usage("trace", &err);
     }
     return report(args.positionals[1], as_json, &err) == STATUS_OK ? CLI_OK
-                                                                  : cli_fail("trace", &err);
+                                                                   : cli_fail("trace", &err);
 }

@@ -56,14 +56,20 @@ static void print_requests(const struct trace_report *r)
 static void print_cell(const struct trace_quantiles *q)
 {
     char p50[16], p90[16], p99[16];
-    printf(" |%6s %6s %6s", show_ms(q->p50_s, q->n > 0, p50), show_ms(q->p90_s, q->n > 0, p90),
+    printf(" | %6s %6s %6s", show_ms(q->p50_s, q->n > 0, p50), show_ms(q->p90_s, q->n > 0, p90),
            show_ms(q->p99_s, q->n > 0, p99));
 }
 
 static void print_loops(const struct trace_report *r)
 {
-    printf("live rows    | hop p50    p90    p99 |   wait               |compute               |   "
-           "head\n");
+    static const char *const names[] = {"hop", "wait", "compute", "head"};
+    printf("live rows  ms");
+    for (int i = 0; i < 4; i++)
+        printf(" | %-20s", names[i]);
+    printf("\n            n");
+    for (int i = 0; i < 4; i++)
+        printf(" | %6s %6s %6s", "p50", "p90", "p99");
+    printf("\n");
     for (uint32_t i = 0; i < r->n_loops; i++) {
         const struct trace_loop_report *l = &r->loops[i];
         printf("loop %" PRIu32 " %6" PRIu64, i + 1, l->compute.n);
@@ -100,9 +106,8 @@ static void print_exits(const struct trace_report *r)
 
 static void print_worker(const char *name, const struct trace_worker_report *w, uint32_t n_loops)
 {
-    printf("%-22s %6.1f %7.1f %6.1f %6.1f %6.1f %6.1f %6.1f %8" PRIu64 " %6.1f ", name,
-           percent(w->busy_s, w->elapsed_s),
-           percent(w->idle_s[TRACE_IDLE_STARVED], w->elapsed_s),
+    printf("%-22.22s %6.1f %7.1f %6.1f %6.1f %6.1f %6.1f %6.1f %8" PRIu64 " %6.1f ", name,
+           percent(w->busy_s, w->elapsed_s), percent(w->idle_s[TRACE_IDLE_STARVED], w->elapsed_s),
            percent(w->idle_s[TRACE_IDLE_PEER], w->elapsed_s),
            percent(w->idle_s[TRACE_IDLE_KV], w->elapsed_s),
            percent(w->idle_s[TRACE_IDLE_DRAINING], w->elapsed_s),
@@ -135,7 +140,7 @@ static void print_workers(const struct trace_report *r, const struct trace_set *
     printf("percent of its time      busy starved   peer     kv  drain driver   rest  batches "
            "rows/b  rows by loop\n");
     for (uint32_t i = 0; i < r->n_workers; i++) {
-        char name[24];
+        char name[96];
         snprintf(name, sizeof name, "worker %" PRIu32 " %s", i + 1, set->ranks[i + 1].host);
         add_worker(&all, &r->workers[i]);
         if (i < MAX_WORKERS_SHOWN)
@@ -200,8 +205,7 @@ static uint64_t buffer_megabytes(const struct trace_set *set)
         uint64_t n = set->ranks[i].n_records + set->ranks[i].n_lost;
         most = n > most ? n : most;
     }
-    while (megabytes < UINT64_C(1) << 40 &&
-           (megabytes << 20) / sizeof(struct trace_record) < most)
+    while (megabytes < UINT64_C(1) << 40 && (megabytes << 20) / sizeof(struct trace_record) < most)
         megabytes *= 2;
     return megabytes;
 }
