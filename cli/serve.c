@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 #include "cli/serve_options.h"
 #include "cli/serve_signals.h"
+#include "cli/serve_trace.h"
 #include "cluster/host.h"
 #include "cluster/launch.h"
 #include "cluster/mpi_env.h"
@@ -43,6 +44,7 @@ struct serve {
     _Atomic(bool) is_drain_sent;
     _Atomic(struct service *) service; /* for waking; set while there is one */
     struct session *session;
+    struct serve_trace *trace;
     const char **hosts; /* [n_workers] */
     struct err lost;
     pthread_mutex_t state_lock; /* main and the signals' thread tell states */
@@ -139,6 +141,14 @@ static void on_stop(void *user, enum serve_stop stop, int number)
     wake_engine(s);
 }
 
+/* From the signals' thread. */
+static void on_trace(void *user)
+{
+    struct serve *s = user;
+    serve_trace_want(s->trace);
+    wake_engine(s);
+}
+
 /* ---- the start ------------------------------------------------------------------------------ */
 
 /* The name of the directory, when no other was given. */
@@ -164,6 +174,8 @@ static enum status prepare(struct serve *s, struct err *err)
     enum status status = STATUS_OK;
     if (s->options.key_file != NULL)
         status = api_keys_load(s->options.key_file, &s->keys, err);
+    if (status == STATUS_OK)
+        status = session_check_trace(&s->options.session, err);
     if (status != STATUS_OK)
         return status;
     struct http_server_config config;
@@ -174,7 +186,10 @@ static enum status prepare(struct serve *s, struct err *err)
 static enum status start_threads(struct serve *s, struct err *err)
 {
     mpi_env_set_defaults(); /* it changes the environment, so before there are threads */
-    enum status status = serve_signals_start(on_stop, s, SERVE_EXIT_CUT, &s->signals, err);
+    enum status status =
+        serve_trace_create(&s->options.log, s->options.session.trace, &s->trace, err);
+    if (status == STATUS_OK)
+        status = serve_signals_start(on_stop, on_trace, s, SERVE_EXIT_CUT, &s->signals, err);
     if (status != STATUS_OK)
         return status;
     if (pthread_create(&s->http_thread, NULL, http_main, s) != 0)
@@ -201,6 +216,7 @@ static enum status open_server(struct serve *s, struct err *err)
                     .n_loops = (uint32_t)session->checkpoint->config.n_loops,
                     .model = s->model_name,
                     .version = CAROUSEL_VERSION},
+        .ring_size = coordinator_ring_size(session->coordinator),
     };
     enum status status = serve_options_intake_config(&s->options, session, &engine.intake, err);
     if (status != STATUS_OK)
@@ -240,6 +256,9 @@ static void run_engine(struct serve *s)
     while (!atomic_load(&s->is_http_over)) {
         struct err err = {0};
         enum status status = service_step(service, STEP_NS, &err);
+        serve_trace_step(s->trace, s->session->coordinator);
+        if (atomic_load(&s->stop) != SERVE_STOP_NONE)
+            coordinator_note_draining(s->session->coordinator);
         if (status != STATUS_OK && s->lost.code == STATUS_OK)
             lose(s, &err);
         if (status != STATUS_OK) {
@@ -297,6 +316,8 @@ static int run_front(struct serve *s, char **program_argv)
     if (status == STATUS_OK)
         run_engine(s);
     join_http(s);
+    if (status == STATUS_OK && s->lost.code == STATUS_OK)
+        status = serve_trace_finish(s->trace, s->session->coordinator, &err);
     if (s->server != NULL) {
         tell_state(s, STATE_STOPPED, status != STATUS_OK ? err.message : NULL);
         exit_code = exit_code_of(s, status, &err);
@@ -304,6 +325,7 @@ static int run_front(struct serve *s, char **program_argv)
         exit_code = cli_fail("serve", &err);
     }
     serve_signals_stop(s->signals);
+    serve_trace_destroy(s->trace);
     http_server_destroy(s->server); /* its intake uses the session's model */
     session_close(s->session);
     service_destroy(atomic_load(&s->service)); /* the coordinator's last words went to it */

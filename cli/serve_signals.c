@@ -17,10 +17,11 @@ struct serve_signals {
     enum serve_stop stop;
     int at_once_code;
     void (*on_stop)(void *user, enum serve_stop stop, int number);
+    void (*on_trace)(void *user);
     void *user;
 };
 
-static const int watched[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2};
+static const int watched[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGURG};
 enum { N_WATCHED = sizeof watched / sizeof watched[0] };
 
 void serve_signals_ignore(void)
@@ -47,9 +48,13 @@ void serve_signals_block(void)
 static void take(struct serve_signals *s, int number)
 {
     enum serve_stop next = SERVE_STOP_DRAIN;
-    if (number == SIGUSR2 || (s->stop != SERVE_STOP_NONE && number != SIGUSR1))
+    if (number == SIGUSR2) {
+        s->on_trace(s->user);
+        return;
+    }
+    if (number == SIGURG || (s->stop != SERVE_STOP_NONE && number != SIGUSR1))
         next = SERVE_STOP_ABORT;
-    if (next == SERVE_STOP_ABORT && s->stop == SERVE_STOP_ABORT && number != SIGUSR2)
+    if (next == SERVE_STOP_ABORT && s->stop == SERVE_STOP_ABORT && number != SIGURG)
         _exit(s->at_once_code);
     if (next <= s->stop)
         return;
@@ -71,8 +76,8 @@ static void *signals_main(void *arg)
 }
 
 enum status serve_signals_start(void (*on_stop)(void *user, enum serve_stop stop, int number),
-                                void *user, int at_once_code, struct serve_signals **out,
-                                struct err *err)
+                                void (*on_trace)(void *user), void *user, int at_once_code,
+                                struct serve_signals **out, struct err *err)
 {
     struct serve_signals *s = calloc(1, sizeof *s);
     if (s == NULL)
@@ -80,6 +85,7 @@ enum status serve_signals_start(void (*on_stop)(void *user, enum serve_stop stop
     sigset_t set;
     fill(&set);
     s->on_stop = on_stop;
+    s->on_trace = on_trace;
     s->user = user;
     s->at_once_code = at_once_code;
     s->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);

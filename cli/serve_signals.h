@@ -1,8 +1,10 @@
 /* The signals of a server: blocked in every thread, waited for by one of its own.
  *
- * First SIGTERM, SIGINT, SIGHUP or SIGUSR1: drain. SIGUSR2, or another one but SIGUSR1 while
- * draining: abort. Once more after that: the process ends at once. SIGUSR1 may be repeated without
- * effect: it is what an mpirun in between passes on, and may be sent again until it is heard. */
+ * First SIGTERM, SIGINT, SIGHUP or SIGUSR1: drain. SIGURG, or another one but SIGUSR1 while
+ * draining: abort. Once more after that: the process ends at once. SIGUSR1 and SIGURG may be
+ * repeated without effect: they are what an mpirun in between passes on, and may be sent again
+ * until they are heard. SIGURG is the one of those that mpirun passes on which does nothing to a
+ * process that has not asked for it. SIGUSR2 ends nothing: it asks for a trace. */
 #ifndef CLI_SERVE_SIGNALS_H
 #define CLI_SERVE_SIGNALS_H
 
@@ -18,10 +20,10 @@ void serve_signals_ignore(void);
 void serve_signals_block(void);
 
 struct serve_signals;
-/* on_stop comes from the thread, once for each step. */
+/* on_stop comes from the thread, once for each step; on_trace, too, for each SIGUSR2. */
 enum status serve_signals_start(void (*on_stop)(void *user, enum serve_stop stop, int number),
-                                void *user, int at_once_code, struct serve_signals **out,
-                                struct err *err);
+                                void (*on_trace)(void *user), void *user, int at_once_code,
+                                struct serve_signals **out, struct err *err);
 void serve_signals_stop(struct serve_signals *s); /* NULL is fine */
 
 #endif

@@ -120,6 +120,7 @@ static void session_worker_config(const struct session *s, struct worker_config 
         .prefill_chunk = (uint32_t)o->prefill_chunk,
         .batching = (enum batching)o->batching,
         .wait_deadline_ns = (uint64_t)(o->wait_ms * 1e6),
+        .trace_bytes = o->trace_bytes,
     };
 }
 
@@ -173,6 +174,11 @@ static enum status session_start_coordinator(struct session *s, struct err *err)
     enum dtype kv_dtype = o->kv_dtype == 2 ? DTYPE_BF16 : DTYPE_F32;
     if (o->kv_dtype == 0 && s->checkpoint->dtype != DTYPE_F32)
         kv_dtype = DTYPE_BF16;
+    if (o->trace_bytes > 0) {
+        enum status status = trace_create(o->trace_bytes, &s->trace, err);
+        if (status != STATUS_OK)
+            return status;
+    }
     struct coordinator_config config = {
         .ring_size = (uint32_t)o->ring_size,
         .max_queue = o->max_queue,
@@ -182,6 +188,7 @@ static enum status session_start_coordinator(struct session *s, struct err *err)
         .kv_dtype = kv_dtype,
         .answer_timeout_ns = (uint64_t)(o->answer_timeout_s * 1e9),
         .n_threads = (uint32_t)o->n_threads,
+        .trace = s->trace,
         .verify_weights = !o->no_verify && !session_is_timed(s),
     };
     enum status status = coordinator_create(s->transport, s->checkpoint, s->tokenizer, &config,
@@ -246,6 +253,8 @@ enum status session_open(const struct session_options *options, char **argv, str
     }
     if (status == STATUS_OK && !was_worker && options->refusal != NULL)
         status = err_set(err, options->refusal->code, "%s", options->refusal->message);
+    if (status == STATUS_OK && !was_worker)
+        status = session_check_trace(options, err);
     if (status != STATUS_OK || was_worker)
         goto out;
     if (!is_rank && options->ring_size > 0 && options->n_workers % options->ring_size != 0) {
@@ -303,6 +312,7 @@ void session_close(struct session *s)
     else
         session_dismiss_workers(s);
     coordinator_destroy(s->coordinator);
+    trace_destroy(s->trace);
     for (int i = 0; s->threads != NULL && i < s->n_workers; i++)
         if (s->threads[i].is_started)
             pthread_join(s->threads[i].thread, NULL);

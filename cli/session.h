@@ -46,7 +46,7 @@ struct session_options {
                                   workers; NULL: all is well */
 };
 
-enum { SESSION_N_SPECS = 20 };
+enum { SESSION_N_SPECS = 24 };
 /* Defaults; then the option table that fills it: specs[] has room for SESSION_N_SPECS. */
 void session_options_init(struct session_options *o);
 struct option_group session_options_group(struct session_options *o, struct option_spec *specs);
@@ -60,6 +60,7 @@ struct session {
     struct tokenizer *tokenizer; /* NULL: the directory has no tokenizer.json */
     struct transport *transport;
     struct coordinator *coordinator;
+    struct trace *trace; /* rank 0's records; NULL: none are kept */
     int n_workers;
     struct session_worker_thread *threads; /* inproc: one a worker */
     struct transport **transports;         /* inproc: one a rank */
@@ -71,9 +72,19 @@ enum status session_open(const struct session_options *options, char **argv, str
 /* Where this process's place is: the front coordinates, the launcher becomes mpirun. */
 enum session_place { SESSION_FRONT = 1, SESSION_LAUNCHER, SESSION_WORKER };
 enum session_place session_find_place(const struct session_options *options);
+/* Whether FILE of --trace can be written, asked before the work and not hours later: STATUS_IO,
+ * STATUS_INVALID. */
+enum status session_check_trace(const struct session_options *options, struct err *err);
 /* Where --trace was given: collects the trace of all ranks and writes the file. To be called after
  * the work and before session_close; without effect when there is nothing to write. */
 enum status session_save_trace(struct session *s, struct err *err);
+struct session_trace_summary {
+    uint64_t n_records, n_lost, n_most; /* n_most: made by the rank that made most */
+    uint32_t n_ranks;
+};
+/* Aligns the set and writes it; any thread, as nothing of a session is used. */
+enum status session_write_trace(struct trace_set *set, const char *path,
+                                struct session_trace_summary *out, struct err *err);
 /* Orderly end; NULL is fine. */
 void session_close(struct session *s);
 

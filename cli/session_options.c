@@ -17,6 +17,7 @@ void session_options_init(struct session_options *o)
         .max_sequences = 256,
         .batching = BATCHING_ROUND,
         .prefill = PREFILL_EAGER,
+        .trace_bytes = UINT64_C(8) << 20,
     };
 }
 
@@ -32,11 +33,15 @@ struct option_group session_options_group(struct session_options *o, struct opti
          "compute threads a worker (default: its share)", NULL},
         {"kv-memory", 0, OPTION_BYTES, &o->kv_bytes, "SIZE", NULL, 0, 0,
          "KV and parked rows a worker (default: automatic)", NULL},
-        {"batching", 0, OPTION_CHOICE, &o->batching, NULL, "greedy|tick|knee|round", 0, 0,
+        {"batching", 0, OPTION_CHOICE, &o->batching, NULL, BATCHING_NAMES, 0, 0,
          "when a batch starts (default round)", NULL},
         {"loops", 't', OPTION_INT, &o->n_loops, "T", NULL, 1, MODEL_MAX_LOOPS,
          "loops of the model (default: the checkpoint's)", NULL},
+        {"trace", 0, OPTION_STRING, &o->trace, "FILE", NULL, 0, 0,
+         "where the time went, for Perfetto", NULL},
         {.type = OPTION_MORE},
+        {"trace-buffer", 0, OPTION_BYTES, &o->trace_bytes, "SIZE", NULL, 0, 0,
+         "records kept a rank (default 8M; 0: none)", NULL},
         {"ring-size", 0, OPTION_INT, &o->ring_size, "G", NULL, 1, 4096,
          "workers of one ring (default: W up to 8)", NULL},
         {"backend", 0, OPTION_STRING, &o->backend, "NAME", NULL, 0, 0,

@@ -8,9 +8,10 @@
 
 /* CLOCK_MONOTONIC in nanoseconds. Never compare the values of two hosts. */
 uint64_t host_now_ns(void);
-/* The name of this run of the kernel, cut to cap_bytes; "" when unknown. CLOCK_MONOTONIC counts
- * from its start, so processes with the same one share that clock. A host's name says less:
- * containers of one machine have several, and two machines may have the same. */
+/* The name of this run of the kernel and of this process's time namespace, cut to cap_bytes; ""
+ * when unknown. CLOCK_MONOTONIC counts from the kernel's start, shifted by the namespace, so
+ * processes with the same name share that clock. A host's name says less: containers of one machine
+ * have several, and two machines may have the same. */
 void host_boot_id(char *out, size_t cap_bytes);
 /* The host's name, cut to cap_bytes. */
 void host_name(char *out, size_t cap_bytes);

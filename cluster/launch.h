@@ -34,7 +34,8 @@ int launch_rank(void);
  */
 enum status launch_mpirun(int n_ranks, char **argv, struct err *err);
 /* The same for ranks that end their work before they go: signals to this process, and a terminal's
- * Ctrl-C, reach them as SIGUSR1 (drain) and SIGUSR2 (abort). They have no stdin. */
+ * Ctrl-C, reach them as SIGUSR1 (drain), SIGURG (abort) and SIGUSR2 (a trace). They have no stdin.
+ */
 enum status launch_mpirun_server(int n_ranks, char **argv, struct err *err);
 
 #endif

@@ -19,7 +19,7 @@ struct launched {
     pid_t child;
     int output, signals; /* pipe of its standard output; signalfd */
     bool is_server;
-    int asked; /* is_server: what the child was asked last: 0, SIGUSR1, SIGUSR2, SIGTERM */
+    int asked; /* is_server: what the child was asked last: 0, SIGUSR1, SIGURG, SIGTERM */
 };
 
 /* In the child. What goes wrong is told through the pipe that a successful exec closes. */
@@ -53,6 +53,7 @@ static void take_signals(sigset_t *set, bool is_server)
     if (is_server) {
         sigaddset(set, SIGUSR1);
         sigaddset(set, SIGUSR2);
+        sigaddset(set, SIGURG);
     }
     sigprocmask(SIG_BLOCK, set, NULL);
     signal(SIGPIPE, SIG_IGN);
@@ -76,13 +77,17 @@ static int write_all(const char *bytes, size_t n)
     return 0;
 }
 
-/* The next step towards the end of a server. */
+/* The next step towards the end of a server, or its trace. */
 static void ask_server(struct launched *l, int number)
 {
-    if (number == SIGQUIT || l->asked == SIGUSR2 || l->asked == SIGTERM)
+    if (number == SIGUSR2) {
+        kill(l->child, SIGUSR2);
+        return;
+    }
+    if (number == SIGQUIT || l->asked == SIGURG || l->asked == SIGTERM)
         l->asked = SIGTERM;
-    else if (number == SIGUSR2 || (l->asked == SIGUSR1 && number != SIGUSR1))
-        l->asked = SIGUSR2;
+    else if (number == SIGURG || (l->asked == SIGUSR1 && number != SIGUSR1))
+        l->asked = SIGURG;
     else
         l->asked = SIGUSR1;
     kill(l->child, l->asked);

@@ -19,8 +19,9 @@
  * answers SIGTERM by killing its ranks one second later, so it must not get one: it is in a process
  * group of its own, which a terminal's Ctrl-C does not reach, reads nothing, and gets SIGUSR1
  * (which it passes on to the ranks) for the first SIGTERM, SIGINT, SIGHUP or SIGUSR1, again every
- * second until it ends, because one that comes before the ranks are there is lost; SIGUSR2 likewise
- * for the second; SIGTERM for the third. A reader that leaves costs output only. */
+ * second until it ends, because one that comes before the ranks are there is lost; SIGURG likewise
+ * for the second; SIGTERM for the third. SIGUSR2 (a trace is wanted) is passed on and ends nothing.
+ * A reader that leaves costs output only. */
 int launch_exec(char **args, bool is_server);
 
 #endif

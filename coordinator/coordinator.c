@@ -100,6 +100,7 @@ void coordinator_destroy(struct coordinator *c)
     free(c->free_slots);
     free(c->peers);
     free(c->question.answers);
+    trace_set_destroy(c->trace_question.set);
     token_order_free(&c->early);
     free(c);
 }
@@ -216,6 +217,9 @@ static enum status handle_running(struct coordinator *c, uint32_t worker,
     case CONTROL_STATS:
         coordinator_stats_take(c, worker, &m->stats);
         return STATUS_OK;
+    case CONTROL_TRACE:
+        coordinator_trace_take(c, worker, &m->trace);
+        return STATUS_OK;
     case CONTROL_READY:
         if (m->ready.failure != STATUS_OK)
             return left(c, worker, m->ready.failure, m->ready.message, err);
@@ -300,6 +304,8 @@ static enum status check_answers(struct coordinator *c, struct err *err)
         return STATUS_OK;
     c->next_check_ns = now_ns + (timeout_ns / 4 < MAX_WAIT_NS ? timeout_ns / 4 : MAX_WAIT_NS);
     enum status st = coordinator_stats_check(c, now_ns, err);
+    if (st == STATUS_OK)
+        st = coordinator_trace_check(c, now_ns, err);
     if (st != STATUS_OK)
         return st;
     uint32_t worker;
@@ -320,6 +326,8 @@ static enum status turn(struct coordinator *c, uint64_t timeout_ns, struct err *
         st = check_answers(c, err);
     if (st == STATUS_OK)
         st = coordinator_clock_ask(c, err);
+    if (st == STATUS_OK)
+        st = coordinator_trace_ask(c, err);
     if (st != STATUS_OK)
         return st;
     uint32_t n_finished = coordinator_run_endings(c);

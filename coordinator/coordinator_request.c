@@ -307,6 +307,11 @@ static enum status check_targets(const struct coordinator *c, const struct compl
                                  const struct sequence_params *params, struct err *err)
 {
     const int32_t vocab_size = c->checkpoint->config.vocab_size;
+    if (sequence_is_observed(params) && c->n_workers > 0 &&
+        strcmp(c->peers[0].hello.backend, "timed") == 0)
+        return err_set(err, STATUS_UNSUPPORTED,
+                       "backend timed waits instead of computing: there is nothing to observe; use "
+                       "--backend cpu");
     for (uint32_t i = 0; i < params->n_observe_targets; i++)
         if (q->observe_targets[i] < 0 || q->observe_targets[i] >= vocab_size)
             return err_set(err, STATUS_INVALID,

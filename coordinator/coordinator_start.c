@@ -212,6 +212,7 @@ static enum status create_scheduler(struct coordinator *c, struct err *err)
         .n_blocks = n_blocks,
         .max_queue = c->config.max_queue,
         .max_running = c->config.max_running,
+        .trace = c->config.trace,
     };
     enum status st = scheduler_create(&config, &c->scheduler, err);
     free(n_blocks);

@@ -44,18 +44,21 @@ struct request {
 enum coordinator_phase { PHASE_HELLO = 0, PHASE_READY, PHASE_CLOCK, PHASE_RUNNING, PHASE_STOPPING };
 
 enum { CLOCK_EXCHANGES = 16, CLOCK_EXCHANGES_AT_START = 4 };
+/* Before a trace: so many in a row, and up to so many while none was quick. */
+enum { CLOCK_BURST = 8, CLOCK_LONG_BURST = 64 };
 enum { CLOCK_TAG = 0 };           /* of a STATS_REQUEST that only wants the clock */
 enum { CLOCK_OURS = UINT32_MAX }; /* in the place of a worker: this process */
 
 /* How far a worker's clock is ahead of ours: coordinator_clock.c. */
 struct clock_exchange {
     int64_t offset_ns;
-    uint64_t trip_ns;
+    uint64_t trip_ns, asked_ns;
 };
 struct peer_clock {
     bool is_shared;    /* the worker reads the same clock as we do */
     uint64_t asked_ns; /* 0: no CLOCK_TAG is under way */
     uint32_t n_exchanges;
+    uint32_t n_burst; /* exchanges that may still follow one another at once */
     struct clock_exchange exchanges[CLOCK_EXCHANGES]; /* the last ones, by turns */
 };
 
@@ -64,7 +67,7 @@ struct peer {
     struct control_hello hello;
     struct control_ready ready;
     struct peer_clock clock;
-    bool has_hello, has_ready, has_stats, has_left;
+    bool has_hello, has_ready, has_stats, has_trace, has_left;
 };
 
 /* The one question for counters that may be open. */
@@ -73,6 +76,16 @@ struct stats_question {
     uint32_t n_missing;            /* workers that owe the answer; 0: none is open */
     struct control_stats *answers; /* [n_workers] */
     void (*on_stats)(void *user, const struct control_stats *stats);
+    void *user;
+};
+
+/* The one question for traces that may be open. */
+struct trace_question {
+    uint64_t tag, asked_ns, window_ns;
+    uint32_t n_missing;    /* workers that owe their last records; 0: none is open */
+    bool is_sent;          /* else: clocks are compared first */
+    struct trace_set *set; /* while one is open */
+    void (*on_trace)(void *user, struct trace_set *set);
     void *user;
 };
 
@@ -96,6 +109,8 @@ struct coordinator {
     struct err fatal; /* code other than STATUS_OK: the cluster is lost */
     uint64_t next_check_ns, next_clock_ns;
     struct stats_question question;
+    struct trace_question trace_question;
+    uint64_t draining_since_ns; /* 0: not yet */
     char text[COMPLETION_TEXT_BYTES + 1];
 };
 
@@ -126,6 +141,9 @@ enum status coordinator_take_ready(struct coordinator *c, uint32_t worker,
 void coordinator_clock_meet(struct peer *p);
 /* Shared, or exchanged often enough. */
 bool coordinator_clock_is_known(const struct peer *p);
+/* Has those whose clock is another one asked several times in a row. */
+void coordinator_clock_burst(struct coordinator *c);
+bool coordinator_clock_is_bursting(const struct coordinator *c);
 /* Asks those whose clock is another one, now and then; nothing waits for the answers. */
 enum status coordinator_clock_ask(struct coordinator *c, struct err *err);
 /* The answer to that. */
@@ -146,6 +164,14 @@ void coordinator_stats_take(struct coordinator *c, uint32_t worker,
                             const struct control_stats *stats);
 /* STATUS_TIMEOUT: who has not answered within answer_timeout_ns. */
 enum status coordinator_stats_check(const struct coordinator *c, uint64_t now_ns, struct err *err);
+
+/* ---- coordinator_trace.c -------------------------------------------------------------------- */
+
+/* Sends the question once its time has come. */
+enum status coordinator_trace_ask(struct coordinator *c, struct err *err);
+void coordinator_trace_take(struct coordinator *c, uint32_t worker, const struct control_trace *t);
+/* STATUS_TIMEOUT: who has not answered within answer_timeout_ns. */
+enum status coordinator_trace_check(const struct coordinator *c, uint64_t now_ns, struct err *err);
 
 /* ---- coordinator_send.c --------------------------------------------------------------------- */
 

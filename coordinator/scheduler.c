@@ -34,6 +34,7 @@ static void close_and_end(struct scheduler *s, uint32_t at, uint64_t now_ns, str
 {
     struct entry *e = &s->entries[at];
     uint8_t *acks = scheduler_acks(s, at);
+    e->reason = how.reason;
     scheduler_set_state(s, at, ENTRY_CLOSING, now_ns);
     for (uint32_t i = 0; i < s->config.ring_size; i++) {
         acks[i] = ACK_CLOSE_SENT;
@@ -83,6 +84,7 @@ static enum status on_submit(struct scheduler *s, const struct scheduler_event *
     e->params.sequence = 0;
     e->params.ring_offset = 0;
     e->n_tokens = 0;
+    e->reason = FINISH_NONE;
     e->n_blocks_per_loop = scheduler_blocks_per_loop(c, p);
     scheduler_set_state(s, at, ENTRY_QUEUED, event->now_ns);
     scheduler_link_request(s, at);
@@ -201,6 +203,7 @@ static enum status on_token(struct scheduler *s, const struct scheduler_event *e
         return STATUS_OK;
     }
     e->n_tokens++;
+    scheduler_trace_token(s, e, token, event->now_ns);
     struct scheduler_action *a = scheduler_emit(s, SCHEDULER_DELIVER);
     a->request = e->request;
     a->sequence = token->sequence;
@@ -284,6 +287,7 @@ enum status scheduler_step(struct scheduler *s, const struct scheduler_event *ev
     }
     if (st != STATUS_OK)
         return st;
+    scheduler_trace_step(s, event->now_ns);
     *actions = s->actions;
     *n_actions = s->n_actions;
     return STATUS_OK;

@@ -15,6 +15,7 @@
 #include "proto/control.h"
 #include "proto/sequence.h"
 #include "proto/status.h"
+#include "proto/trace.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -29,6 +30,9 @@ struct scheduler_config {
     const uint32_t *n_blocks; /* [n_workers]; copied */
     uint32_t max_queue;       /* waiting requests */
     uint32_t max_running;     /* open sequences per ring (stage_config.max_sequences) */
+    /* Borrowed; NULL: nothing is recorded. The scheduler writes QUEUE, ADMISSION, SEQUENCE, TOKEN,
+     * LOAD and BLOCKED, by the events' now_ns. */
+    struct trace *trace;
 };
 
 enum finish_reason {
@@ -53,7 +57,8 @@ enum scheduler_event_kind {
 };
 struct scheduler_event {
     enum scheduler_event_kind kind;
-    uint64_t now_ns;  /* any clock that does not go back; only scheduler_find_overdue looks at it */
+    uint64_t now_ns;  /* any clock that does not go back; scheduler_find_overdue and the trace look
+                         at it */
     uint64_t request; /* the caller's handle, never 0, unique among unfinished requests */
     const struct sequence_params *params;
     uint32_t worker; /* 0-based */
@@ -114,5 +119,13 @@ bool scheduler_next_token(const struct scheduler *s, uint64_t sequence, uint32_t
  * sequence. */
 bool scheduler_find_overdue(const struct scheduler *s, uint64_t before_ns, uint32_t *worker,
                             uint64_t *sequence);
+/* Requests wait and their first one cannot be admitted: *why is TRACE_BLOCKED_SEQUENCES when every
+ * ring has as many as may be open, else TRACE_BLOCKED_KV. */
+bool scheduler_is_blocked(const struct scheduler *s, enum trace_blocked *why);
+/* What is recorded when it ends and has not ended: QUEUE, ADMISSION and SEQUENCE (FINISH_NONE) of
+ * every request, and BLOCKED; all of them up to now_ns. out has room for n of them. */
+size_t scheduler_n_pending_records(const struct scheduler *s);
+void scheduler_pending_records(const struct scheduler *s, uint64_t now_ns,
+                               struct trace_record *out);
 
 #endif

@@ -187,10 +187,10 @@ void scheduler_admit(struct scheduler *s, uint64_t now_ns)
         if (!choose_place(s, e, &ring, &offset))
             return;
         scheduler_queue_remove(s, at);
-        scheduler_set_state(s, at, ENTRY_OPENING, now_ns);
         e->ring = ring;
         e->params.ring_offset = offset;
         e->params.sequence = ++s->last_sequence;
+        scheduler_set_state(s, at, ENTRY_OPENING, now_ns);
         scheduler_link_sequence(s, at);
         reserve(s, e);
         uint8_t *acks = scheduler_acks(s, at);
@@ -203,4 +203,15 @@ void scheduler_admit(struct scheduler *s, uint64_t now_ns)
             a->params = &e->params;
         }
     }
+}
+
+bool scheduler_is_blocked(const struct scheduler *s, enum trace_blocked *why)
+{
+    if (s->queue_first == SCHEDULER_NONE)
+        return false; /* whatever can be admitted has been, at the end of every step */
+    *why = TRACE_BLOCKED_SEQUENCES;
+    for (uint32_t ring = 0; ring < s->n_rings; ring++)
+        if (s->ring_open[ring] < s->config.max_running)
+            *why = TRACE_BLOCKED_KV;
+    return true;
 }

@@ -28,8 +28,17 @@ struct entry {
     uint32_t n_tokens;                    /* delivered */
     uint32_t n_acks;                      /* workers that have answered what this state waits for */
     uint64_t since_ns;                    /* of the last transition */
+    enum finish_reason reason;            /* of its end; FINISH_NONE before */
     uint32_t queue_next, queue_prev;      /* also the free list, by queue_next */
     uint32_t request_next, sequence_next; /* hash chains */
+};
+
+/* What scheduler_trace.c keeps. */
+struct scheduler_tracing {
+    bool has_moved; /* a state has changed in this step */
+    bool is_blocked;
+    enum trace_blocked blocked;
+    uint64_t blocked_since_ns;
 };
 
 struct scheduler {
@@ -52,6 +61,7 @@ struct scheduler {
     struct scheduler_action *actions;
     size_t n_actions, cap_actions;
     char message[256]; /* of an END the scheduler itself decides on */
+    struct scheduler_tracing tracing;
 };
 
 /* ---- scheduler_table.c ---------------------------------------------------------------------- */
@@ -83,5 +93,14 @@ enum status scheduler_check_fits(const struct scheduler *s, const struct sequenc
 void scheduler_admit(struct scheduler *s, uint64_t now_ns);
 /* Gives back what scheduler_admit reserved. */
 void scheduler_release(struct scheduler *s, uint32_t at);
+
+/* ---- scheduler_trace.c ---------------------------------------------------------------------- */
+
+/* The entry is about to leave its state. */
+void scheduler_trace_leave(struct scheduler *s, const struct entry *e, uint64_t now_ns);
+void scheduler_trace_token(const struct scheduler *s, const struct entry *e,
+                           const struct control_token *token, uint64_t now_ns);
+/* At the end of a step. */
+void scheduler_trace_step(struct scheduler *s, uint64_t now_ns);
 
 #endif

@@ -19,6 +19,7 @@ void scheduler_set_state(struct scheduler *s, uint32_t at, enum entry_state to, 
     };
     struct entry *e = &s->entries[at];
     assert(allowed[e->state][to]);
+    scheduler_trace_leave(s, e, now_ns);
     s->n_in_state[e->state]--;
     s->n_in_state[to]++;
     e->state = to;

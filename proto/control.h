@@ -102,6 +102,7 @@ struct control_stats {
     uint64_t n_batches, n_rows, n_heads, n_messages_sent, n_bytes_sent, busy_ns, idle_starved_ns,
         idle_waiting_ns, n_stale_frames, batch_ns, row_ns, n_parked_total, n_revived_total,
         elapsed_ns, clock_ns; /* clock_ns: the worker's own clock when it answered */
+    uint64_t n_trace_records; /* made, kept or not */
     uint64_t rows_by_loop[SEQUENCE_MAX_LOOPS];
 };
 

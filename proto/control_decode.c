@@ -167,6 +167,7 @@ static enum status read_stats(const Carousel__Stats *s, struct control_stats *ou
         .n_revived_total = s->n_revived_total,
         .elapsed_ns = s->elapsed_ns,
         .clock_ns = s->clock_ns,
+        .n_trace_records = s->n_trace_records,
     };
     for (size_t i = 0; i < s->n_rows_by_loop; i++)
         out->rows_by_loop[i] = s->rows_by_loop[i];

@@ -173,6 +173,7 @@ static void fill_stats(const struct control_stats *s, struct packing *p)
     to->rows_by_loop = (uint64_t *)(uintptr_t)s->rows_by_loop;
     to->elapsed_ns = s->elapsed_ns;
     to->clock_ns = s->clock_ns;
+    to->n_trace_records = s->n_trace_records;
 }
 
 static void fill_farewells(const struct control_message *m, struct packing *p)

@@ -411,7 +411,7 @@ def main():
                         ("--workers", signal.SIGHUP), ("mpirun", signal.SIGUSR1)):
         c.attempt(finishes_what_runs, how, number)
     for how, first, second in (("alone", signal.SIGTERM, signal.SIGTERM), ("alone", signal.SIGINT, signal.SIGTERM),
-                               ("--workers", signal.SIGTERM, signal.SIGTERM), ("mpirun", signal.SIGUSR1, signal.SIGUSR2)):
+                               ("--workers", signal.SIGTERM, signal.SIGTERM), ("mpirun", signal.SIGUSR1, signal.SIGURG)):
         c.attempt(is_cut_by_a_second_signal, how, first, second)
     for how in ("alone", "--workers"):
         c.attempt(is_cut_by_the_deadline, how)

@@ -27,19 +27,21 @@ struct fake {
     struct control_hello hello;
     struct control_ready ready;
     bool is_silent; /* says nothing at all until shutdown */
-    bool refuses_open, ignores_open, leaves_on_open, ignores_stats;
+    bool refuses_open, ignores_open, leaves_on_open, ignores_stats, ignores_trace;
     int64_t clock_ahead_ns;                            /* its clock less the real one */
     struct loop_timing timings[4][SEQUENCE_MAX_LOOPS]; /* of the tokens, by turns */
     uint32_t n_at_once; /* stops after that many tokens of a sequence; 0 = goes on to the end */
     bool observes_late; /* sends an observation when it is asked to close */
     uint32_t n_reports; /* of targets, sent after a sequence's tokens */
     bool swaps_tokens;  /* the later of two tokens is sent first */
+    uint32_t n_chunks;  /* of its trace, 3 records each; 0 = it leaves when it is asked */
     bool quits;         /* after a failed ready it says so again and is gone, as a worker does */
     /* what it saw */
     struct control_welcome welcome;
     struct control_sequence shutdown;
     bool has_welcome, has_shutdown, has_left;
-    uint32_t n_opens, n_prompts, n_closes, n_prompt_rows;
+    struct control_trace_request trace_request;
+    uint32_t n_traces, n_opens, n_prompts, n_closes, n_prompt_rows;
     struct sequence_params params[FAKE_MAX_SEQUENCES];
 };
 
@@ -165,6 +167,31 @@ static inline void fake_close(struct fake *f, uint64_t sequence)
     fake_answer(f, CONTROL_CLOSED, sequence, STATUS_OK, "");
 }
 
+/* Record i says 10 * rank + i and when it was made, by this worker's clock. */
+static inline void fake_trace(struct fake *f, const struct control_trace_request *q)
+{
+    f->trace_request = *q;
+    f->n_traces++;
+    if (f->ignores_trace)
+        return;
+    for (uint32_t i = 0; i < f->n_chunks; i++) {
+        struct trace_record records[3];
+        memset(records, 0, sizeof records);
+        for (uint32_t k = 0; k < 3; k++) {
+            records[k].kind = TRACE_POOL;
+            records[k].at_ns = host_now_ns() + (uint64_t)f->clock_ahead_ns;
+            records[k].pool.ready_rows = (uint32_t)f->transport->rank * 10 + i * 3 + k;
+        }
+        const struct control_message m = {.kind = CONTROL_TRACE,
+                                          .trace = {.tag = q->tag,
+                                                    .n_lost = (uint32_t)f->transport->rank * 100,
+                                                    .is_last = i + 1 == f->n_chunks,
+                                                    .n = 3,
+                                                    .records = records}};
+        fake_send(f, &m);
+    }
+}
+
 static inline void fake_control(struct fake *f, const struct control_message *m)
 {
     struct control_message answer;
@@ -194,6 +221,13 @@ static inline void fake_control(struct fake *f, const struct control_message *m)
         answer.stats.n_rows = (uint64_t)f->transport->rank * 10;
         if (!f->ignores_stats)
             fake_send(f, &answer);
+        break;
+    case CONTROL_TRACE_REQUEST:
+        if (f->n_chunks == 0) {
+            fake_answer(f, CONTROL_SHUTDOWN, 0, STATUS_NO_MEMORY, "the records do not fit");
+            f->has_left = true;
+        }
+        fake_trace(f, &m->trace_request);
         break;
     case CONTROL_SHUTDOWN:
         f->shutdown = m->shutdown;

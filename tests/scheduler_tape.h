@@ -16,6 +16,7 @@ struct tape {
     struct scheduler *scheduler;
     uint32_t ring_size;
     uint64_t now_ns;
+    struct trace *trace; /* NULL: nothing is recorded */
     struct err err;
     char line[4096];
 };

@@ -363,6 +363,7 @@ static void test_control_stats(void **state)
                                      .n_revived_total = 17,
                                      .elapsed_ns = 18,
                                      .clock_ns = 19,
+                                     .n_trace_records = 20,
                                      .rows_by_loop = {1, 0, 3, 0, 5, 0, 0, UINT64_MAX}};
     round_trip(&m, &out);
     assert_memory_equal(&m.stats, &out.stats, sizeof m.stats);

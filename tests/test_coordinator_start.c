@@ -124,6 +124,28 @@ static void test_coordinator_start_refuses_more_memory_than_there_is(void **stat
     check_fails(c, STATUS_NO_MEMORY, words, 5);
 }
 
+/* Nothing is taken: 512 GiB in a host of 1000 bytes are fine, and so is automatic KV beyond them.
+ */
+static void test_coordinator_start_gives_a_timed_worker_what_it_asks_for(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        struct cluster *c = cluster_open(2);
+        struct err err = {0};
+        for (int w = 0; w < 2; w++) {
+            strcpy(c->fakes[w].hello.backend, "timed");
+            c->fakes[w].hello.memory_available_bytes = 1000;
+        }
+        c->config.kv_bytes = i == 0 ? UINT64_C(512) << 30 : 0;
+        if (cluster_start(c, &err) != STATUS_OK)
+            fail_msg("%s", err.message);
+        uint64_t got = c->fakes[1].welcome.kv_bytes;
+        assert_true(i == 0 ? got == c->config.kv_bytes : got > 1000);
+        cluster_stop(c);
+        cluster_close(c);
+    }
+}
+
 static void test_coordinator_start_passes_on_a_failed_ready(void **state)
 {
     (void)state;
@@ -240,6 +262,7 @@ int main(void)
         cmocka_unit_test(test_coordinator_start_passes_on_a_failed_hello),
         cmocka_unit_test(test_coordinator_start_names_who_is_missing),
         cmocka_unit_test(test_coordinator_start_refuses_more_memory_than_there_is),
+        cmocka_unit_test(test_coordinator_start_gives_a_timed_worker_what_it_asks_for),
         cmocka_unit_test(test_coordinator_start_passes_on_a_failed_ready),
         cmocka_unit_test(test_coordinator_start_does_not_wait_for_those_who_left),
         cmocka_unit_test(test_coordinator_start_compares_block_sizes),

@@ -73,6 +73,7 @@ static void test_replica_exits_where_the_rule_says(void **state)
             run(&w, &(struct piece){0, t, 0, N, true}, 1);
             assert_int_equal(w.outcomes[0].is_exit, t == exit_loop);
             assert_int_equal(w.result.n_heads, t == exit_loop);
+            assert_true((w.result.head_ns > 0) == (t == exit_loop));
         }
         const struct control_token *token = &w.outcomes[0].token;
         const double *row = logits + (exit_loop * N - 1) * VOCAB;

@@ -1,6 +1,8 @@
 /* Runs one batch: rows in, the block, gate, exits, head, sampler, observations. */
 #include "worker/replica_parts.h"
 
+#include "cluster/host.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -193,6 +195,7 @@ enum status replica_run(struct replica *r, const struct batch *batch, struct bat
     if (st != STATUS_OK)
         return st;
     decide_exits(r, batch, result);
+    uint64_t decided_ns = host_now_ns();
     uint32_t n_heads = list_heads(r, batch, result);
     st = replica_reserve_observations(r, batch, n_heads, err);
     if (st == STATUS_OK)
@@ -204,6 +207,7 @@ enum status replica_run(struct replica *r, const struct batch *batch, struct bat
             result->outcomes[i].is_exit = false;
     result->n_segments = batch->n_segments;
     result->n_heads = n_heads;
+    result->head_ns = n_heads > 0 ? host_now_ns() - decided_ns : 0;
     result->n_observations = r->observations.n;
     result->observations = r->observations.items;
     return STATUS_OK;

@@ -28,11 +28,13 @@ static enum status worker_send_stats(struct worker *w, const struct control_stat
     stats->idle_waiting_ns = w->activity_ns[WORKER_WAITING];
     stats->elapsed_ns = now_ns - w->counters_since_ns;
     stats->clock_ns = now_ns;
+    stats->n_trace_records = w->trace != NULL ? w->trace->n_added - w->n_records_base : 0;
     if (request->reset) {
         memset(w->activity_ns, 0, sizeof w->activity_ns);
         w->counters_since_ns = now_ns;
         w->n_heads = 0;
         w->counters_base = w->transport->counters;
+        w->n_records_base = w->trace != NULL ? w->trace->n_added : 0;
         stage_reset_counters(w->stage);
     }
     return worker_send_control(w, &m, err);
@@ -41,6 +43,7 @@ static enum status worker_send_stats(struct worker *w, const struct control_stat
 static enum status worker_take_bundle(struct worker *w, const struct transport_message *message,
                                       struct err *err)
 {
+    uint64_t began_ns = worker_trace_begin(w);
     struct bundle_reader reader;
     enum status status = bundle_open(&reader, message->bytes, message->len_bytes, &w->limits, err);
     if (status != STATUS_OK)
@@ -66,14 +69,20 @@ static enum status worker_take_bundle(struct worker *w, const struct transport_m
                             message->source);
         if (!has_frame)
             break;
-        struct stage_event event = {.kind = STAGE_FRAME, .now_ns = host_now_ns(), .frame = &frame};
+        struct stage_event event = {.kind = STAGE_FRAME,
+                                    .now_ns = host_now_ns(),
+                                    .frame = &frame,
+                                    .source_rank = (uint16_t)message->source};
         status = worker_step(w, &event, err);
     }
     if (status == STATUS_OK && (reader.flags & BUNDLE_BUSY)) {
+        mate.now_ns = host_now_ns(); /* time does not go back */
         mate.mate_flags = BUNDLE_BUSY;
         mate.mate_round = reader.round;
         status = worker_step(w, &mate, err);
     }
+    worker_trace_message(w, TRACE_RECEIVE, began_ns, message->source, message->len_bytes,
+                         reader.n_frames);
     return status;
 }
 
@@ -101,6 +110,9 @@ static enum status worker_take_control(struct worker *w, const struct transport_
         break;
     case CONTROL_STATS_REQUEST:
         status = worker_send_stats(w, &m.stats, err);
+        break;
+    case CONTROL_TRACE_REQUEST:
+        worker_trace_request(w, &m.trace_request);
         break;
     case CONTROL_SHUTDOWN:
         w->is_over = true;
@@ -187,7 +199,11 @@ static enum status worker_loop(struct worker *w, struct err *err)
         if (status != STATUS_OK)
             return status;
         worker_clock(w, host_now_ns());
-        if (did_work || has_result || is_due || w->is_over)
+        /* A piece a turn: a long answer never silences the driver. */
+        bool is_telling = w->trace_answer.is_open && !w->is_over;
+        if (is_telling && (status = worker_trace_answer(w, err)) != STATUS_OK)
+            return status;
+        if (did_work || has_result || is_due || is_telling || w->is_over)
             continue;
         uint64_t timeout_ns = LOOK_AROUND_NS;
         if (w->wake_at_ns != 0 && w->wake_at_ns - now_ns < timeout_ns)
@@ -240,6 +256,7 @@ enum status worker_run(struct transport *transport, const struct worker_config *
     worker_leave(&w, status, err);
     compute_destroy(w.compute);
     stage_destroy(w.stage);
+    worker_trace_destroy(&w);
     worker_targets_drop(&w, 0);
     replica_destroy(w.replica);
     checkpoint_close(w.checkpoint);

@@ -54,6 +54,8 @@ enum status worker_send_observations(struct worker *w, const struct batch_result
 static enum status worker_send_bundle(struct worker *w, const struct stage_output *out,
                                       const struct stage_send *send, struct err *err)
 {
+    uint64_t began_ns = worker_trace_begin(w);
+    int rank = w->ring_first_rank + (int)send->mate;
     size_t need_bytes = bundle_header_bytes();
     for (uint32_t i = 0; i < send->n_frames; i++) {
         const struct frame *head = &out->frames[send->first_frame + i].head;
@@ -80,8 +82,10 @@ static enum status worker_send_bundle(struct worker *w, const struct stage_outpu
             return status;
         }
     }
-    message->len_bytes = bundle_end(&writer);
-    return transport_post(w->transport, w->ring_first_rank + (int)send->mate, message, err);
+    size_t len_bytes = message->len_bytes = bundle_end(&writer);
+    status = transport_post(w->transport, rank, message, err);
+    worker_trace_message(w, TRACE_SEND, began_ns, rank, len_bytes, send->n_frames);
+    return status;
 }
 
 static enum status worker_send_notices(struct worker *w, const struct stage_output *out,

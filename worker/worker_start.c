@@ -113,6 +113,9 @@ static enum status worker_build(struct worker *w, const struct control_welcome *
     cost_init(&w->cost, batch_ns, row_ns);
 
     const struct replica_geometry *geometry = replica_get_geometry(w->replica);
+    status = worker_trace_create(w, err);
+    if (status != STATUS_OK)
+        return status;
     struct stage_config stage = {
         .ring_size = w->ring_size,
         .ring_index = w->ring_index,
@@ -128,6 +131,8 @@ static enum status worker_build(struct worker *w, const struct control_welcome *
         .wait_deadline_ns = config->wait_deadline_ns,
         .batch_ns = batch_ns,
         .row_ns = row_ns,
+        .rank = (uint16_t)w->transport->rank,
+        .trace = w->trace,
     };
     status = stage_create(&stage, &w->stage, err);
     if (status != STATUS_OK)

@@ -16,6 +16,13 @@
  * worker_clock. */
 enum worker_activity { WORKER_STARVED = 0, WORKER_WAITING, WORKER_COMPUTING, WORKER_ACTIVITIES };
 
+/* What the coordinator has asked for and not been sent yet: records [next, end) ever added. */
+struct worker_trace_answer {
+    bool is_open;
+    uint64_t tag, since_ns, next, end;
+    struct trace_record *piece; /* of one message */
+};
+
 struct worker {
     struct transport *transport;
     const struct worker_config *config;
@@ -38,6 +45,10 @@ struct worker {
     uint64_t activity_ns[WORKER_ACTIVITIES];
     uint64_t n_heads;
     struct transport_counters counters_base; /* the transport's counters at the last reset */
+
+    struct trace *trace; /* NULL: nothing is recorded */
+    uint64_t n_records_base;
+    struct worker_trace_answer trace_answer;
 };
 
 /* worker_start.c: opens the model, greets the coordinator, takes its welcome, builds replica and
@@ -61,5 +72,18 @@ enum status worker_send_observations(struct worker *w, const struct batch_result
                                      struct err *err);
 /* Moves the activity clock on. */
 void worker_clock(struct worker *w, uint64_t now_ns);
+
+/* worker_trace.c. What is taken is given back by worker_trace_destroy, after a failure, too. */
+enum status worker_trace_create(struct worker *w, struct err *err);
+void worker_trace_destroy(struct worker *w);
+/* A message is taken in or sent, from now on ... */
+uint64_t worker_trace_begin(const struct worker *w);
+/* ... until now. Both do nothing without a trace. */
+void worker_trace_message(struct worker *w, enum trace_kind kind, uint64_t began_ns, int peer,
+                          size_t n_bytes, uint32_t n_frames);
+/* Opens the answer to a request. While trace_answer.is_open the driver calls worker_trace_answer
+ * once a turn: it sends the next piece. */
+void worker_trace_request(struct worker *w, const struct control_trace_request *request);
+enum status worker_trace_answer(struct worker *w, struct err *err);
 
 #endif

@@ -65,7 +65,8 @@ has_daemons() { # how many nodes
     local k name pid
     for name in munged slurmctld $(for ((k = 1; k <= $1; k++)); do echo "n$k"; done); do
         pid=$(cat "$dir/run/$name.pid" 2>/dev/null) && [ -n "$pid" ] || return 1
-        case $(cat "/proc/$pid/comm" 2>/dev/null) in munged | slurmctld | slurmd) ;; *) return 1 ;; esac
+        # A dead process that nobody has waited for yet keeps its name, but not its program.
+        case $(readlink "/proc/$pid/exe") in */munged* | */slurmctld* | */slurmd*) ;; *) return 1 ;; esac
     done
 }
 
