@@ -91,6 +91,7 @@ def arguments():
         v.add_argument("--output-tokens", metavar="N|A-B", default="24-40")
         v.add_argument("--long-prompt", metavar="N", type=whole(1), help="of single (default: 2048, or what fits)")
         v.add_argument("--kv-memory", metavar="BYTES", type=whole(1), help="of kv, a worker (default: 16 sequences)")
+        v.add_argument("--model-cost", metavar="FILE", help="cost file of the model line (default: --cost's)")
         v.add_argument("--timeout", metavar="SECONDS", type=whole(1), default=900, help="of one point")
     a = p.parse_args(argv)
     a.extra = extra
@@ -293,7 +294,7 @@ def make_plan(a):
         fail(f"prompt and output of {longest(a.prompt_tokens)} + {output} tokens exceed the model's context of "
              f"{context} positions", 2)
     return {"seed": a.seed, "model": a.model or "bundled demo", "extra": a.extra, "base": a.base,
-            "loops": model.get("total_ut_steps", 1), "strong_concurrency": a.strong_concurrency,
+            "model_cost": a.model_cost, "loops": model.get("total_ut_steps", 1), "strong_concurrency": a.strong_concurrency,
             "weak_concurrency": a.weak_concurrency, "rounds": a.rounds, "prompt_tokens": a.prompt_tokens,
             "output_tokens": a.output_tokens, "long_prompt": min(a.long_prompt or 2048, context - output),
             # A quarter more: parked rows and the last, partly used blocks live there, too.
