@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 struct bench_engine;
 
@@ -206,6 +207,14 @@ static enum status bench_machine(const struct session *s, struct kernels_machine
     return status;
 }
 
+/* Processor time of the calling thread. */
+static double bench_cpu_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
 static enum status bench_run(struct bench_engine *b, bool with_bound, struct bench_report *report,
                              struct err *err)
 {
@@ -223,9 +232,11 @@ static enum status bench_run(struct bench_engine *b, bool with_bound, struct ben
     if (status != STATUS_OK)
         return status;
     bench_measure_begin(b->measure);
+    double cpu_s = bench_cpu_s();
     report->began_ns = host_now_ns();
     status = bench_phase(b, (uint32_t)(w->n_warmup + w->n_requests), err);
     report->ended_ns = host_now_ns();
+    report->coordinator_cpu_s = bench_cpu_s() - cpu_s;
     report->n_open_max = b->n_open_max;
     if (status == STATUS_OK)
         status = coordinator_collect_stats(c, false, report->stats, err);

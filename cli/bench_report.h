@@ -28,6 +28,7 @@ void bench_measure_request(struct bench_measure *m, uint32_t index,
 
 struct bench_report {
     uint64_t began_ns, ended_ns;
+    double coordinator_cpu_s;       /* that rank 0's thread was running in between */
     uint32_t n_open_max;            /* sequences that were admitted at the same time, at most */
     struct control_stats *stats;    /* [n_workers] */
     struct kernels_machine machine; /* zero unless --bound */
