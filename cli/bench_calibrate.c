@@ -7,6 +7,7 @@
 #include "cli/session.h"
 #include "cluster/host.h"
 #include "kernels/kernels.h"
+#include "model/atomic_file.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -63,6 +64,16 @@ static enum status take_options(int argc, char **argv, struct calibrate_options 
         status =
             err_set(err, STATUS_INVALID,
                     "--backend timed takes its costs from a file; there is nothing to measure");
+    return status;
+}
+
+/* Found out before minutes of measuring. */
+static enum status check_output(const char *path, struct err *err)
+{
+    struct atomic_file file;
+    enum status status = atomic_file_create(&file, path, 0, err);
+    if (status == STATUS_OK)
+        atomic_file_discard(&file);
     return status;
 }
 
@@ -153,8 +164,8 @@ int cli_bench_calibrate(int argc, char **argv)
     c->is_quiet = o.as_json;
     if (c->n_threads == 0)
         c->n_threads = host_n_cores();
-    enum status status = STATUS_OK;
-    if (o.model == NULL) {
+    enum status status = check_output(o.output, &err);
+    if (status == STATUS_OK && o.model == NULL) {
         status = session_find_demo(demo, sizeof demo, &err);
         c->model = demo;
     }

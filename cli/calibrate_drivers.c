@@ -1,6 +1,7 @@
 /* Measures what the drivers and links cost around the batches, by running the other benchmarks of
  * this program and taking away what is known. */
 #include "cli/calibrate.h"
+#include "cli/sorted.h"
 #include "model/json_input.h"
 #include "proto/frame.h"
 
@@ -15,6 +16,7 @@
 enum {
     MAX_ARGS = 48,
     NUMBER_BYTES = 24,
+    N_RUNS = 3,
     OUTPUT_TOKENS = 64,
     OVERHEAD_ROWS = 8, /* of the batches whose overhead is taken */
     CHECK_PROMPT = 8,
@@ -144,8 +146,8 @@ struct run {
     int n_workers, n_requests, concurrency, n_prompt, n_output;
 };
 
-static enum status run_engine(const struct calibrate *c, const struct run *r, json_t **out,
-                              struct err *err)
+static enum status run_once(const struct calibrate *c, const struct run *r, json_t **out,
+                            struct err *err)
 {
     struct command k = {0};
     add(&k, "carousel");
@@ -179,18 +181,33 @@ static enum status run_engine(const struct calibrate *c, const struct run *r, js
     return run_self(c, &k, out, err);
 }
 
+/* The median over repeated runs of the time of a token. */
+static enum status measure_tpot(const struct calibrate *c, const struct run *r, int n_runs,
+                                double *tpot_ms, struct err *err)
+{
+    double all[N_RUNS];
+    for (int i = 0; i < n_runs; i++) {
+        json_t *result;
+        enum status status = run_once(c, r, &result, err);
+        if (status != STATUS_OK)
+            return status;
+        all[i] = number_at(result, "tpot_ms", "p50");
+        json_decref(result);
+    }
+    sorted_doubles(all, (size_t)n_runs);
+    *tpot_ms = all[n_runs / 2];
+    return STATUS_OK;
+}
+
 /* What a batch of a known length took beyond it, from the time of a token through all loops. */
 static enum status measure_beyond(const struct calibrate *c, const struct run *r, double block_us,
                                   double *beyond_us, struct err *err)
 {
-    json_t *result;
-    enum status status = run_engine(c, r, &result, err);
-    if (status != STATUS_OK)
-        return status;
-    double tpot_us = 1e3 * number_at(result, "tpot_ms", "p50");
-    *beyond_us = tpot_us / c->checkpoint->config.n_loops - block_us;
-    json_decref(result);
-    return STATUS_OK;
+    double tpot_ms;
+    enum status status = measure_tpot(c, r, N_RUNS, &tpot_ms, err);
+    if (status == STATUS_OK)
+        *beyond_us = 1e3 * tpot_ms / c->checkpoint->config.n_loops - block_us;
+    return status;
 }
 
 static double at_least_zero(double x)
@@ -236,7 +253,7 @@ static enum status measure_coordinator(const struct calibrate *c, const char *pa
     double requests[2], tokens[2], cpu_ns[2];
     for (int i = 0; i < 2; i++) {
         json_t *result;
-        enum status status = run_engine(c, &runs[i], &result, err);
+        enum status status = run_once(c, &runs[i], &result, err);
         if (status != STATUS_OK)
             return status;
         requests[i] = runs[i].n_requests;
@@ -325,13 +342,13 @@ enum status calibrate_check(const struct calibrate *c, struct calibrate_check *c
         while (n_output > 4 && n_output * token_s > 4 * c->seconds)
             n_output /= 2;
         const struct run run = {NULL, 1, n, n, CHECK_PROMPT, n_output};
-        json_t *result;
-        enum status status = run_engine(c, &run, &result, err);
+        double measured_ms;
+        int n_runs = n_output * token_s < 1 ? N_RUNS : 1; /* a long run is its own average */
+        enum status status = measure_tpot(c, &run, n_runs, &measured_ms, err);
         if (status != STATUS_OK)
             return status;
-        checks[i] = (struct calibrate_check){n, n_output, predict_tpot_ms(c, n, n_output),
-                                             number_at(result, "tpot_ms", "p50")};
-        json_decref(result);
+        checks[i] =
+            (struct calibrate_check){n, n_output, predict_tpot_ms(c, n, n_output), measured_ms};
     }
     return STATUS_OK;
 }

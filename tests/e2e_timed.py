@@ -87,6 +87,27 @@ def holes(c):
     c.equal(found["workers"][0]["kv_blocks_total"], (100 << 30) // (16 * (196608 + 4 * 2048)), "KV blocks of 100 GiB")
 
 
+def calibrated(c):
+    """A file measured here is one that the timed backend runs on. How well it predicts is printed: other tests
+    share the machine."""
+    path = WORK / "timed-calibrated.json"
+    found = run_json("bench", "calibrate", "-o", path, "--max-rows", 32, "--seconds", 0.5)
+    cost = json.loads(path.read_text())
+    for check in found["checks"]:
+        c.note(f"calibrated, {check['concurrency']} in flight: TPOT {check['predicted_tpot_ms']:.3f} ms predicted, "
+               f"{check['measured_tpot_ms']:.3f} ms measured")
+        c.check(0.05 < check["ratio"] < 20, f"predicted and measured are of the same order: {check}")
+    c.equal([rows for rows, us in cost["block_us"]], [1, 2, 4, 8, 16, 32], "points of the block")
+    c.check(all(us > 0 for rows, us in cost["block_us"] + cost["head_us"]), f"times are positive: {cost}")
+    c.check(cost["block_us"][-1][1] > 2 * cost["block_us"][0][1], f"32 rows take longer than one: {cost['block_us']}")
+    for key in ("coordinator_token_us", "worker_row_us"):
+        c.check(0 < cost[key] < 1000, f"{key} is {cost[key]}")
+    c.check(0 < cost["links"]["local"]["latency_us"] < 1e5, f"links: {cost['links']}")
+    c.equal(bench("-r", 2, "-c", 2, "-p", 2, "-o", 2, "--cost", path)["tokens"], 4, "runs on the measured file")
+    result = run("bench", "calibrate", "-o", WORK / "nowhere" / "x.json", "--max-rows", 1, "--seconds", 0.01)
+    c.check(result.code == 1 and "nowhere" in result.err, f"a file that cannot be written: {result}")
+
+
 def refused(c):
     for options, says in (
             (("--backend", "timed"), "carousel bench engine: --backend timed waits instead of computing; say how long "
@@ -108,7 +129,7 @@ def main():
     c = Checks("e2e_timed")
     c.attempt(same_tokens, "full depth", (), [0, 0, 0, 1])
     c.attempt(same_tokens, "forced exits", ("--force-exits", ",".join(map(str, EXITS))), EXITS)
-    for test in (duration, scaling, shipped_costs, holes, refused):
+    for test in (duration, scaling, shipped_costs, holes, calibrated, refused):
         c.attempt(test)
     c.close()
 
