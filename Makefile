@@ -88,6 +88,10 @@ $(BUILD)/%.o: %.c $(BUILD)/flags | $(BUILD)/gen/$(PB).pb-c.h
 	@echo "  CC   $<"
 	@$(CC) $(CFLAGS_ALL) $(ISA) $(UNINSTRUMENTED) $(if $(filter cluster/%,$<),$(MPI_CFLAGS)) -MMD -MP -c $< -o $@
 
+# Pages are built into the program by .incbin, which the compiler's dependencies do not name.
+$(BUILD)/coordinator/http_live.o: coordinator/live_page.html
+$(BUILD)/cli/trace_page.o: cli/trace_page.html
+
 $(BUILD)/libcarousel.a: $(OBJ) $(CLI_OBJ)
 	@echo "  AR   $@"
 	@rm -f $@ && ar rcs $@ $^

@@ -198,6 +198,25 @@ static struct totals sum_up(const struct bench_report *report, const struct benc
     return t;
 }
 
+/* Made by all workers, and the share of their time that took at most. */
+struct trace_cost {
+    uint64_t n_records;
+    double share;
+};
+
+static struct trace_cost trace_cost(const struct bench_report *report, int n_workers)
+{
+    struct trace_cost cost = {0};
+    uint64_t elapsed_ns = 0;
+    for (int i = 0; i < n_workers; i++) {
+        cost.n_records += report->stats[i].n_trace_records;
+        elapsed_ns += report->stats[i].elapsed_ns;
+    }
+    if (elapsed_ns > 0)
+        cost.share = (double)cost.n_records * report->trace_record_ns / (double)elapsed_ns;
+    return cost;
+}
+
 static void print_json(const struct bench_report *report, const struct bench_measure *m,
                        const struct session *s, const struct bench_workload *w, struct totals t)
 {
@@ -221,7 +240,8 @@ static void print_json(const struct bench_report *report, const struct bench_mea
         quantiles(m->ttft_ms, m->n), "tpot_ms", quantiles(m->tpot_ms, m->n), "exits", exits,
         "loop_rows", (json_int_t)t.rows, "bytes_sent", (json_int_t)t.bytes, "tokens_hash", hash,
         "workers", workers);
-    json_object_set_new(root, "coordinator_cpu_s", json_real(report->coordinator_cpu_s));
+    json_object_set_new(root, "coordinator_cpu_s",
+                        json_real((double)report->coordinator_cpu_ns / 1e9));
     if (steady_seconds(m) > 0) {
         json_object_set_new(root, "steady_seconds", json_real(steady_seconds(m)));
         json_object_set_new(root, "steady_tokens_per_s", json_real(steady_tokens_per_s(m)));
@@ -237,6 +257,11 @@ static void print_json(const struct bench_report *report, const struct bench_mea
         json_object_set_new(root, "bound_ratio",
                             json_real(t.tpot_ms > 0 ? 1e3 / t.tpot_ms / bound : 0));
     }
+    struct trace_cost cost = trace_cost(report, s->n_workers);
+    json_object_set_new(root, "trace",
+                        json_pack("{s:I, s:f, s:f}", "records", (json_int_t)cost.n_records,
+                                  "record_ns", report->trace_record_ns, "share", cost.share));
+    json_object_set_new(root, "cpu_seconds", json_real((double)report->cpu_ns / 1e9));
     char *text = json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
     puts(text != NULL ? text : "{}");
     free(text);
@@ -274,6 +299,10 @@ static void print_table(const struct bench_report *report, const struct bench_me
             "  read bandwidth %.1f GB/s bounds one stream at %.2f tokens/s; reached %.2f of it\n",
             report->machine.read_gbytes_s, bound, t.tpot_ms > 0 ? 1e3 / t.tpot_ms / bound : 0);
     }
+    struct trace_cost cost = trace_cost(report, s->n_workers);
+    if (cost.n_records > 0)
+        printf("  trace: %llu records, at most %.0f ns each: %.3f %% of the workers' time\n",
+               (unsigned long long)cost.n_records, report->trace_record_ns, 100 * cost.share);
     printf("  %-7s %8s %10s %6s %8s %8s %9s %9s %9s\n", "worker", "batches", "rows/batch", "busy",
            "starved", "waiting", "parked", "revived", "KV used");
     for (int i = 0; i < s->n_workers; i++) {

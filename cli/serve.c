@@ -216,6 +216,7 @@ static enum status open_server(struct serve *s, struct err *err)
                     .n_loops = (uint32_t)session->checkpoint->config.n_loops,
                     .model = s->model_name,
                     .version = CAROUSEL_VERSION},
+        .ring_size = coordinator_ring_size(session->coordinator),
     };
     enum status status = serve_options_intake_config(&s->options, session, &engine.intake, err);
     if (status != STATUS_OK)

@@ -87,7 +87,7 @@ void http_page_model(struct http_exchange *x, const char *rest)
     http_reply_json(x, 200, json);
 }
 
-static const char *phase_name(enum http_phase phase)
+const char *http_phase_name(enum http_phase phase)
 {
     static const char *const names[] = {"loading", "ready", "draining", "lost"};
     return names[phase];
@@ -99,7 +99,7 @@ static void reply_state(struct http_exchange *x, int status)
     struct text *json = begin_json(x, &w);
     json_write_begin_object(&w);
     json_write_key(&w, "status");
-    json_write_string(&w, phase_name(x->server->phase));
+    json_write_string(&w, http_phase_name(x->server->phase));
     if (x->server->phase == HTTP_LOST) {
         json_write_key(&w, "message");
         json_write_string(&w, x->server->lost_message);

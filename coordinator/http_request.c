@@ -326,8 +326,9 @@ static void take_token(struct http_exchange *x, const struct delivery *d)
                                      .text_bytes = d->text_bytes,
                                      .at_ns = d->at_ns};
     uint64_t since_ns = state->last_token_ns ? state->last_token_ns : x->arrived_ns;
-    metrics_token(x->server->metrics, d,
-                  d->at_ns > since_ns ? (double)(d->at_ns - since_ns) / 1e9 : 0);
+    double gap_s = d->at_ns > since_ns ? (double)(d->at_ns - since_ns) / 1e9 : 0;
+    metrics_token(x->server->metrics, d, gap_s);
+    live_token(x->server->live, d->at_ns, d->token.exit_loop, d->index == 0, gap_s);
     state->last_token_ns = d->at_ns;
     if (!x->first_token_ns)
         x->first_token_ns = d->at_ns;
@@ -381,6 +382,7 @@ static void take_delivery(struct http_server *server, struct delivery *d)
         break;
     case DELIVERY_STATS:
         metrics_snapshot(server->metrics, d->snapshot);
+        live_snapshot(server->live, d->snapshot);
         free(d->snapshot);
         d->snapshot = NULL;
         break;

@@ -21,6 +21,8 @@ static const struct http_route routes[] = {
     {"/ready", false, true, http_page_ready},
     {"/version", false, true, http_page_version},
     {"/metrics", false, false, http_page_metrics},
+    {"/", false, true, http_page_live},
+    {"/live", false, false, http_page_live_numbers},
 };
 
 static const struct http_route *find_route(const char *path, const char **rest)

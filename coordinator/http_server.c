@@ -81,7 +81,10 @@ enum status http_server_create(const struct http_server_config *config, struct h
     server->with_news_end = &server->with_news;
     fill_defaults(&server->config);
     const struct http_server_config *c = &server->config;
+    server->created_at_s = (int64_t)time(NULL);
     enum status status = metrics_create(&no_workers, &server->metrics, err);
+    if (!status)
+        status = live_create(host_now_ns(), &server->live, err);
     if (!status && !make_loop(server))
         status = err_set(err, STATUS_NO_MEMORY, "the HTTP server's loop cannot be made: %s",
                          strerror(errno));
@@ -126,6 +129,7 @@ void http_server_destroy(struct http_server *server)
         close(server->wake_fd);
     SSL_CTX_free(server->tls);
     metrics_destroy(server->metrics);
+    live_destroy(server->live);
     text_free(&server->json);
     text_free(&server->events);
     free(atomic_load(&server->opening));
@@ -208,6 +212,13 @@ static enum status open_engine(struct http_server *server, struct http_server_en
         return status;
     metrics_destroy(server->metrics);
     server->metrics = metrics;
+    const struct live_cluster cluster = {.n_workers = engine->metrics.n_workers,
+                                         .n_loops = engine->metrics.n_loops,
+                                         .ring_size = engine->ring_size,
+                                         .hosts = engine->metrics.hosts};
+    status = live_set_cluster(server->live, &cluster, err);
+    if (status)
+        return status;
     engine->intake.on_mail = http_server_on_mail;
     engine->intake.user = server;
     status = intake_create(&engine->intake, &server->intake, err);

@@ -47,6 +47,7 @@ struct http_server_engine {
     size_t n_aliases;
     struct intake_config intake; /* on_mail and user are the server's to fill */
     struct metrics_config metrics;
+    uint32_t ring_size; /* for the live page; 0: one ring of all workers */
 };
 
 struct http_server;

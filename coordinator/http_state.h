@@ -8,6 +8,7 @@
 
 #include "coordinator/answer.h"
 #include "coordinator/http_server.h"
+#include "coordinator/live.h"
 #include "coordinator/text.h"
 
 #include <event2/buffer.h>
@@ -104,9 +105,11 @@ struct http_server {
 
     bool is_open;        /* engine holds, */
     int64_t opened_at_s; /* since then, unix time */
+    int64_t created_at_s;
     struct http_server_engine engine;
     struct intake *intake;
     struct metrics *metrics;
+    struct live *live;
 
     struct http_peer *peers, *newcomers;
     uint32_t n_peers; /* newcomers included */
@@ -230,6 +233,11 @@ void http_page_health(struct http_exchange *x, const char *rest);
 void http_page_ready(struct http_exchange *x, const char *rest);
 void http_page_version(struct http_exchange *x, const char *rest);
 void http_page_metrics(struct http_exchange *x, const char *rest);
+/* "loading", "ready", "draining", "lost". */
+const char *http_phase_name(enum http_phase phase);
+/* http_live.c */
+void http_page_live(struct http_exchange *x, const char *rest);
+void http_page_live_numbers(struct http_exchange *x, const char *rest);
 /* http_tokens.c */
 void http_page_tokenize(struct http_exchange *x, const char *rest);
 void http_page_detokenize(struct http_exchange *x, const char *rest);

@@ -91,7 +91,7 @@ def calibrated(c):
     """A file measured here is one that the timed backend runs on. How well it predicts is printed: other tests
     share the machine."""
     path = WORK / "timed-calibrated.json"
-    found = run_json("bench", "calibrate", "-o", path, "--max-rows", 32, "--seconds", 0.5)
+    found = run_json("bench", "calibrate", "-o", path, "--max-rows", 32, "--seconds", 0.5, "--threads", 1)
     cost = json.loads(path.read_text())
     for check in found["checks"]:
         c.note(f"calibrated, {check['concurrency']} in flight: TPOT {check['predicted_tpot_ms']:.3f} ms predicted, "
