@@ -17,8 +17,10 @@ int cli_train(int argc, char **argv, char **program_argv);
 int cli_eval(int argc, char **argv, char **program_argv);
 int cli_bench(int argc, char **argv, char **program_argv);
 int cli_bench_engine(int argc, char **argv, char **program_argv);
+int cli_trace(int argc, char **argv, char **program_argv);
 int cli_info(int argc, char **argv, char **program_argv);
 int cli_gate(int argc, char **argv, char **program_argv);
+int cli_simulate(int argc, char **argv, char **program_argv);
 int cli_doctor(int argc, char **argv, char **program_argv);
 
 /* Prints "carousel NAME: message" to stderr and returns the exit code. */

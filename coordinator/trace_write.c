@@ -398,7 +398,7 @@ static void write_ranks(struct json_writer *json, const struct trace_set *set)
         json_write_key(json, "lost");
         json_write_integer(json, (int64_t)r->n_lost);
         json_write_key(json, "clock_offset_ns");
-        json_write_integer(json, r->clock_offset_ns);
+        json_write_integer(json, r->clock_removed_ns);
         json_write_key(json, "clock_error_ns");
         json_write_integer(json, (int64_t)r->clock_error_ns);
         json_write_key(json, "clock_shared");

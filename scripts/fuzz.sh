@@ -26,6 +26,13 @@ seed() { # target name, corpus directory
         printf '%s' '{"prompt":["hi","there"],"n":2,"stream":true,"stream_options":{"include_usage":true},"stop":["x"],"logit_bias":{"5":-1},"loops":{"mode":"exact","max":3,"exit_threshold":0.5,"return_exit_loops":true}}' >"$corpus/text.json"
         printf '%s' '{"prompt":[[1,2,3],[4]],"echo":true,"logprobs":3,"max_tokens":0,"seed":7,"temperature":0.5,"stop_token_ids":[9]}' >"$corpus/echo.json"
         printf '%s' '{"model":"m","messages":[{"role":"developer","content":"be brief"},{"role":"user","content":[{"type":"text","text":"hi"}]}],"max_completion_tokens":9,"logprobs":true,"top_logprobs":2,"tools":[],"response_format":{"type":"text"}}' >"$corpus/chat.json" ;;
+    fuzz_trace)
+        printf '%s\n' '{"traceEvents":[' '{"ph":"X","pid":1,"tid":2,"ts":0.5,"dur":9,"cat":"batch","name":"batch","args":{"rows":1,"by_loop":[1]}},' \
+            '{"ph":"b","pid":1,"tid":2,"ts":1,"cat":"frame","name":"loop 1","id":"1.1.0","args":{"seq":1,"loop":1,"pos":3,"rows":1,"live":1,"from":0,"hop_ns":7,"at_ns":500,"ns":9000}},' \
+            '{"ph":"X","pid":1,"tid":4,"ts":2,"dur":9,"cat":"idle","name":"starved"},' \
+            '{"ph":"b","pid":0,"tid":1,"ts":0,"cat":"blocked","name":"blocked: kv","id":"0.20.0","args":{"ns":5000}},' \
+            '{"ph":"i","pid":0,"tid":2,"ts":9.7,"cat":"token","name":"token","s":"t","args":{"seq":1,"pos":4,"loop":1,"from":1,"token":-3,"cdf":0.5}}' \
+            '],"otherData":{"program":"carousel","version":"1","model":"m","loops":4,"ring_size":1,"begin_ns":5,"ranks":[{"host":"a","records":2,"lost":0,"clock_error_ns":0},{"host":"b","records":3,"lost":1,"clock_error_ns":9}]}}' >"$corpus/small.json" ;;
     fuzz_chat) printf '\1\32<|im_end|>\n<|im_start|>sys\2\5hello\0\0' >"$corpus/escape" ;;
     fuzz_safetensors) # the header of a real file with the first bytes of its data
         head -c 8192 $demo/model.safetensors >"$corpus/demo.safetensors"

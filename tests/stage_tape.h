@@ -74,8 +74,12 @@ static inline void tape_sends(struct tape *t, const struct stage_output *o)
 {
     for (uint32_t i = 0; i < o->n_sends; i++) {
         const struct stage_send *send = &o->sends[i];
-        tape_print(t, "send to %u%s%s:", send->mate, send->flags & BUNDLE_DONE ? " done" : "",
+        tape_print(t, "send to %u%s%s", send->mate, send->flags & BUNDLE_DONE ? " done" : "",
                    send->flags & BUNDLE_BUSY ? " busy" : "");
+        assert_true((send->round != 0) == ((send->flags & BUNDLE_BUSY) != 0));
+        if (t->config.batching == BATCHING_ROUND && send->round != 0)
+            tape_print(t, " round %u", send->round);
+        tape_print(t, ":");
         for (uint32_t j = 0; j < send->n_frames; j++) {
             const struct stage_frame *f = &o->frames[send->first_frame + j];
             tape_print(t, "%s seq %llu loop %u [%u,%u)", j > 0 ? " |" : "",
@@ -195,6 +199,14 @@ static inline void tape_mate(struct tape *t, uint32_t mate, uint32_t flags)
     tape_print(t, "> mate %u%s%s\n", mate, flags & BUNDLE_DONE ? " done" : "",
                flags & BUNDLE_BUSY ? " busy" : "");
     tape_step(t, (struct stage_event){.kind = STAGE_MATE, .mate = mate, .mate_flags = flags});
+}
+
+static inline void tape_mate_busy(struct tape *t, uint32_t mate, uint32_t round)
+{
+    tape_print(t, "> mate %u busy in round %u\n", mate, round);
+    tape_step(
+        t, (struct stage_event){
+               .kind = STAGE_MATE, .mate = mate, .mate_flags = BUNDLE_BUSY, .mate_round = round});
 }
 
 enum { TAPE_GO = -1, TAPE_FAIL = -2 };

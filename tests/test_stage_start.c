@@ -198,6 +198,82 @@ static void test_stage_start_of_a_single_stream_never_waits(void **state)
                    "start: seq 1 loop 1 [0,2) live\n");
 }
 
+static void test_stage_start_waits_for_mates_of_earlier_rounds_only(void **state)
+{
+    (void)state;
+    struct stage_config c = tape_config();
+    c.batching = BATCHING_ROUND;
+    struct tape t;
+    tape_create(&t, &c);
+    open_many(&t, 2, 2);
+    tape_mate_busy(&t, 3, 1);
+    tape_frame(&t, 1, 1, 0, 2, true);
+    tape_time(&t); /* mate 3 runs what we shall run beside it: the first round */
+    TAPE_DONE(&t, 102);
+    tape_mate_busy(&t, 2, 2); /* has given what it had for our second one */
+    tape_time(&t);
+    tape_mate(&t, 3, BUNDLE_DONE);
+    tape_frame(&t, 2, 1, 0, 2, true);
+    tape_time(&t);
+    /* After a mate's sixth round comes our seventh. */
+    tape_mate_busy(&t, 3, 6);
+    tape_mate(&t, 3, BUNDLE_DONE);
+    tape_mate(&t, 2, BUNDLE_DONE);
+    TAPE_DONE(&t, 103, TAPE_GO);
+    tape_check(&t, "> open 1\n"
+                   "opened seq 1\n"
+                   "> open 2\n"
+                   "opened seq 2\n"
+                   "> mate 3 busy in round 1\n"
+                   "> frame seq 1 loop 1 [0,2) live\n"
+                   "> time\n"
+                   "send to 1 busy round 1: nothing\n"
+                   "start: seq 1 loop 1 [0,2) live\n"
+                   "> done: exit with 102\n"
+                   "send to 1 done: nothing\n"
+                   "token seq 1 position 2 id 102 exit 1 cdf 0.5\n"
+                   "wake in 2200 ns\n"
+                   "> mate 2 busy in round 2\n"
+                   "> time\n"
+                   "wake in 2200 ns\n"
+                   "> mate 3 done\n"
+                   "> frame seq 2 loop 1 [0,2) live\n"
+                   "> time\n"
+                   "send to 1 busy round 2: nothing\n"
+                   "start: seq 1 loop 1 [2,3) live | seq 2 loop 1 [0,2) live\n"
+                   "> mate 3 busy in round 6\n"
+                   "> mate 3 done\n"
+                   "> mate 2 done\n"
+                   "> done: exit with 103 on\n"
+                   "send to 1 done busy round 7: seq 2 loop 2 [0,2) live cdf 0.5 ids 200 201\n"
+                   "token seq 1 position 3 id 103 exit 1 cdf 0.5\n"
+                   "start: seq 1 loop 1 [3,4) live\n");
+}
+
+/* Rows that are in one batch would go round together. */
+static void test_stage_start_takes_its_share_of_what_has_gathered(void **state)
+{
+    (void)state;
+    struct stage_config c = tape_config();
+    c.batching = BATCHING_ROUND;
+    struct tape t;
+    tape_create(&t, &c);
+    open_many(&t, 6, 1);
+    for (uint64_t id = 1; id <= 6; id++)
+        tape_frame(&t, id, 1, 0, 1, true);
+    t.len = 0;
+    tape_time(&t); /* six of six sequences are here, and a fourth of them is two */
+    TAPE_DONE(&t, TAPE_GO, TAPE_GO);
+    tape_check(&t, "> time\n"
+                   "send to 1 busy round 1: nothing\n"
+                   "start: seq 1 loop 1 [0,1) live | seq 2 loop 1 [0,1) live\n"
+                   "> done: on on\n"
+                   "send to 1 done busy round 2: seq 1 loop 2 [0,1) live cdf 0.5 ids 100 | seq 2 "
+                   "loop 2 [0,1) live cdf 0.5 ids 200\n"
+                   "start: seq 3 loop 1 [0,1) live | seq 4 loop 1 [0,1) live | seq 5 loop 1 [0,1) "
+                   "live | seq 6 loop 1 [0,1) live\n");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -205,6 +281,8 @@ int main(void)
         cmocka_unit_test(test_stage_start_announces_to_the_mates_it_may_feed),
         cmocka_unit_test(test_stage_start_waits_for_busy_mates_until_the_deadline),
         cmocka_unit_test(test_stage_start_does_not_wait_for_mates_that_start_later),
+        cmocka_unit_test(test_stage_start_waits_for_mates_of_earlier_rounds_only),
+        cmocka_unit_test(test_stage_start_takes_its_share_of_what_has_gathered),
         cmocka_unit_test(test_stage_start_of_a_single_stream_never_waits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

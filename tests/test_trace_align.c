@@ -66,6 +66,7 @@ static void test_clocks_become_the_coordinators(void **state)
     assert_int_equal(set->ranks[1].records[1].lasted_ns, 10);
     assert_int_equal(set->ranks[2].records[0].at_ns, 5500);
     assert_int_equal(set->ranks[1].clock_offset_ns, 0);
+    assert_int_equal(set->ranks[1].clock_removed_ns, 1000);
     assert_int_equal(set->ranks[1].clock_error_ns, 7);
     assert_int_equal(set->ranks[2].clock_offset_ns, 0);
     trace_set_destroy(set);

@@ -58,6 +58,19 @@ static bool take_segment(struct stage *s, uint32_t index, uint32_t budget, uint3
     return true;
 }
 
+/* How many of the waiting live rows' lanes a batch takes. Rows that once are in one batch would
+ * stay together where all take the same way, and go round the ring as one batch while the other
+ * workers have none. So a worker that has gathered clearly more than its share of the ring's
+ * sequences takes its share, and the rest follows one batch behind. */
+static uint32_t live_share(const struct stage *s)
+{
+    uint32_t n_waiting = s->queues[QUEUE_LIVE].n, ring_size = s->config.ring_size;
+    if (s->config.batching != BATCHING_ROUND || ring_size == 1)
+        return n_waiting;
+    uint32_t share = (s->n_sequences + ring_size - 1) / ring_size;
+    return n_waiting > share + share / 2 + 1 ? share : n_waiting;
+}
+
 static void form_batch(struct stage *s)
 {
     struct batch *b = &s->batch;
@@ -65,7 +78,9 @@ static void form_batch(struct stage *s)
     uint32_t n_table = 0;
     for (int queue = QUEUE_LIVE; queue <= QUEUE_PROMPT; queue++) {
         uint32_t index = s->queues[queue].head;
-        while (index != CHAIN_NONE && b->n_rows < s->config.max_batch_rows) {
+        uint32_t most = queue == QUEUE_LIVE ? live_share(s) : UINT32_MAX;
+        while (index != CHAIN_NONE && b->n_rows < s->config.max_batch_rows &&
+               b->n_segments < most) {
             /* Taking a segment may move this lane to another queue, but no other lane. */
             uint32_t next = stage_lane_at(s, index)->next;
             /* A lane has one segment a batch: the rest of a split one waits for its frontier. */

@@ -11,6 +11,7 @@ static void queue_remove(struct stage *s, uint32_t index)
 {
     struct stage_lane *lane = stage_lane_at(s, index);
     struct stage_lane_list *list = &s->queues[lane->queue];
+    list->n--;
     if (lane->previous == CHAIN_NONE)
         list->head = lane->next;
     else
@@ -25,6 +26,7 @@ static void queue_append(struct stage *s, uint32_t index, enum stage_queue queue
 {
     struct stage_lane *lane = stage_lane_at(s, index);
     struct stage_lane_list *list = &s->queues[queue];
+    list->n++;
     lane->previous = list->tail;
     lane->next = CHAIN_NONE;
     if (list->tail == CHAIN_NONE)

@@ -94,7 +94,7 @@ enum stage_idle {
 };
 
 struct stage_lane_list {
-    uint32_t head, tail;
+    uint32_t head, tail, n;
 };
 
 struct stage_counters {

@@ -1,0 +1,112 @@
+/* Splits what an added worker does not bring into reasons that add up. */
+#include "cli/simulate_why.h"
+
+/* Above this share of its time rank 0, and not the links, is what an opening waits for. */
+static const double RANK0_IS_BUSY = 0.5;
+
+/* Seconds for each token: of workers, and of sequences. */
+struct per_token {
+    double worker_s, busy_s, peers_s, starved_s;
+    double rank0_s, blocked_s, opening_s, links_s, wait_s, empty_s;
+};
+
+static double rate(const struct simulate_result *r)
+{
+    double elapsed_s = (double)(r->ended_ns - r->began_ns) / 1e9;
+    return elapsed_s > 0 ? (double)r->n_tokens / elapsed_s : 0;
+}
+
+static struct per_token split(const struct simulate_result *r, uint32_t n_workers,
+                              uint32_t concurrency)
+{
+    double elapsed_s = (double)(r->ended_ns - r->began_ns) / 1e9, n = (double)r->n_tokens;
+    struct per_token p = {.worker_s = n_workers * elapsed_s / n,
+                          .rank0_s = r->slots.rank0_s / n,
+                          .blocked_s = r->slots.blocked_s / n,
+                          .opening_s = r->slots.opening_s / n,
+                          .links_s = r->slots.hop_s / n,
+                          .wait_s = r->slots.wait_s / n};
+    if (concurrency > r->in_flight)
+        p.empty_s = (concurrency - r->in_flight) * elapsed_s / n;
+    for (uint32_t i = 0; i < n_workers; i++) {
+        p.busy_s += (double)r->stats[i].busy_ns / 1e9 / n;
+        p.peers_s += (double)r->stats[i].idle_waiting_ns / 1e9 / n;
+    }
+    p.starved_s = p.worker_s - p.busy_s - p.peers_s;
+    return p;
+}
+
+static double above(double here, double base)
+{
+    return here > base ? here - base : 0;
+}
+
+void simulate_why_make(const struct simulate_result *result, uint32_t n_workers,
+                       uint32_t concurrency, const struct simulate_result *base,
+                       uint32_t base_concurrency, struct simulate_why *out)
+{
+    *out = (struct simulate_why){.base_tokens_per_s = rate(base)};
+    if (result->n_tokens == 0 || base->n_tokens == 0)
+        return;
+    if (base->stats[0].n_batches > 0)
+        out->base_rows_per_batch = (double)base->stats[0].n_rows / (double)base->stats[0].n_batches;
+    out->efficiency = rate(result) / (n_workers * rate(base));
+    if (base->steady_tokens_per_s > 0)
+        out->steady = result->steady_tokens_per_s / (n_workers * base->steady_tokens_per_s);
+    struct per_token here = split(result, n_workers, concurrency);
+    struct per_token alone = split(base, 1, base_concurrency);
+    double all_s = here.worker_s;
+    out->losses[LOSS_BATCHES] = above(here.busy_s, alone.busy_s) / all_s;
+    out->losses[LOSS_PEERS] = above(here.peers_s, alone.peers_s) / all_s;
+    /* A worker is starved because its sequences are elsewhere: where they are more than when it is
+     * alone, and by how much, divides the time. */
+    double starved = above(here.starved_s, alone.starved_s) / all_s;
+    double elapsed_ns = (double)(result->ended_ns - result->began_ns);
+    bool is_rank0_busy = (double)result->rank0_busy_ns > RANK0_IS_BUSY * elapsed_ns;
+    double opening = above(here.opening_s, alone.opening_s);
+    double shares[SIMULATE_LOSSES] = {
+        [LOSS_RANK0] = above(here.rank0_s, alone.rank0_s) + (is_rank0_busy ? opening : 0),
+        [LOSS_LINKS] = above(here.links_s, alone.links_s) + (is_rank0_busy ? 0 : opening),
+        [LOSS_IMBALANCE] = above(here.wait_s, alone.wait_s),
+        [LOSS_BLOCKED] = above(here.blocked_s, alone.blocked_s),
+        [LOSS_RAMP] = above(here.empty_s, alone.empty_s),
+    };
+    double sum = 0;
+    for (int i = 0; i < SIMULATE_LOSSES; i++)
+        sum += shares[i];
+    if (sum <= 0)
+        shares[LOSS_IMBALANCE] = sum = 1;
+    for (int i = 0; i < SIMULATE_LOSSES; i++)
+        out->losses[i] += starved * shares[i] / sum;
+    for (int i = 1; i < SIMULATE_LOSSES; i++)
+        if (out->losses[i] > out->losses[out->largest])
+            out->largest = (enum simulate_loss)i;
+}
+
+const char *simulate_why_name(enum simulate_loss loss)
+{
+    static const char *const names[SIMULATE_LOSSES] = {
+        [LOSS_RANK0] = "coordinator",
+        [LOSS_LINKS] = "links",
+        [LOSS_PEERS] = "peers",
+        [LOSS_IMBALANCE] = "imbalance",
+        [LOSS_BATCHES] = "small_batches",
+        [LOSS_BLOCKED] = "blocked",
+        [LOSS_RAMP] = "ramp",
+    };
+    return names[loss];
+}
+
+const char *simulate_why_text(enum simulate_loss loss)
+{
+    static const char *const texts[SIMULATE_LOSSES] = {
+        [LOSS_RANK0] = "workers starve while requests and tokens wait for the coordinator",
+        [LOSS_LINKS] = "workers starve while rows are on the links",
+        [LOSS_PEERS] = "workers with rows wait for their ring mates' batches",
+        [LOSS_IMBALANCE] = "some workers starve while rows wait at others",
+        [LOSS_BATCHES] = "batches are smaller than one worker's, so each row costs more",
+        [LOSS_BLOCKED] = "requests wait for KV blocks or for a place for a sequence",
+        [LOSS_RAMP] = "the start and the end of the run, with fewer requests in flight",
+    };
+    return texts[loss];
+}

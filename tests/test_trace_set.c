@@ -1,0 +1,544 @@
+/* A trace goes to a file and comes back the same; what Perfetto needs of the file; what is refused.
+ */
+#include "tests/trace_world.h"
+
+#include <jansson.h>
+#include <unistd.h>
+
+/* ---- files ---------------------------------------------------------------------------------- */
+
+static char *read_text(const char *path, size_t *len)
+{
+    FILE *file = fopen(path, "rb");
+    assert_non_null(file);
+    size_t room = 1 << 24;
+    char *text = malloc(room);
+    assert_non_null(text);
+    *len = fread(text, 1, room - 1, file);
+    assert_true(*len < room - 1);
+    text[*len] = '\0';
+    fclose(file);
+    return text;
+}
+
+static char *written(const struct trace_set *set, size_t *len)
+{
+    char path[] = "/tmp/carousel_trace_XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    struct err err = {0};
+    if (trace_set_write(set, path, &err) != STATUS_OK)
+        fail_msg("%s", err.message);
+    char *text = read_text(path, len);
+    unlink(path);
+    return text;
+}
+
+static void assert_same_set(const struct trace_set *a, const struct trace_set *b)
+{
+    assert_int_equal(a->n_ranks, b->n_ranks);
+    assert_int_equal(a->n_loops, b->n_loops);
+    assert_int_equal(a->ring_size, b->ring_size);
+    assert_int_equal(a->is_simulated, b->is_simulated);
+    assert_string_equal(a->model, b->model);
+    assert_string_equal(a->version, b->version);
+    for (uint32_t rank = 0; rank < a->n_ranks; rank++) {
+        const struct trace_rank *x = &a->ranks[rank], *y = &b->ranks[rank];
+        assert_string_equal(x->host, y->host);
+        assert_int_equal(x->n_lost, y->n_lost);
+        assert_int_equal(x->clock_error_ns, y->clock_error_ns);
+        assert_int_equal(x->is_clock_shared, y->is_clock_shared);
+        assert_int_equal(x->n_records, y->n_records);
+        for (size_t i = 0; i < x->n_records; i++)
+            if (memcmp(&x->records[i], &y->records[i], sizeof x->records[i]) != 0)
+                fail_msg("rank %u, record %zu of kind %d differs", rank, i, x->records[i].kind);
+    }
+}
+
+static void assert_comes_back(const struct trace_set *set)
+{
+    size_t len;
+    char *text = written(set, &len);
+    struct trace_set *back;
+    struct err err = {0};
+    if (trace_set_parse(text, len, "trace", &back, &err) != STATUS_OK)
+        fail_msg("%s", err.message);
+    assert_same_set(set, back);
+    trace_set_destroy(back);
+    free(text);
+}
+
+static struct trace_set *new_set(uint32_t n_ranks)
+{
+    struct trace_set *set;
+    struct err err;
+    assert_int_equal(trace_set_create(n_ranks, &set, &err), STATUS_OK);
+    return set;
+}
+
+static void add(struct trace_set *set, uint32_t rank, struct trace_record record)
+{
+    struct err err;
+    assert_int_equal(trace_set_append(set, rank, &record, 1, &err), STATUS_OK);
+}
+
+/* ---- there and back ------------------------------------------------------------------------- */
+
+static void test_a_run_comes_back(void **state)
+{
+    (void)state;
+    struct trace_set *set = trace_world_make(5, 9, 12, 3);
+    assert_comes_back(set);
+    trace_set_destroy(set);
+}
+
+static void test_an_empty_set_comes_back(void **state)
+{
+    (void)state;
+    struct trace_set *set = new_set(3);
+    assert_comes_back(set);
+    trace_set_destroy(set);
+}
+
+/* The ends of all ranges, of every kind. */
+static void test_extremes_come_back(void **state)
+{
+    (void)state;
+    struct trace_set *set = new_set(3);
+    set->n_loops = 8;
+    set->ring_size = 65535;
+    set->is_simulated = true;
+    memset(set->model, 'm', sizeof set->model - 1);
+    snprintf(set->model, 12, "\"\\\n\xC3\xA9"); /* what JSON escapes */
+    memset(set->ranks[2].host, 'h', sizeof set->ranks[2].host - 1);
+    set->ranks[1].n_lost = 1u << 30;
+    set->ranks[1].clock_error_ns = 123456789;
+    set->ranks[1].is_clock_shared = true;
+    uint64_t t = UINT64_C(1) << 62; /* a clock of 146 years */
+    struct trace_record batch = {
+        .kind = TRACE_BATCH, .at_ns = t + 1, .lasted_ns = 999999999999, .n_rows = UINT32_MAX};
+    batch.batch.head_ns = UINT32_MAX;
+    batch.batch.n_heads = batch.batch.n_segments = 65535;
+    for (int i = 0; i < 8; i++)
+        batch.batch.rows_by_loop[i] = 65535;
+    add(set, 1, batch);
+    add(set, 1, (struct trace_record){.kind = TRACE_BATCH, .at_ns = t + 1, .lasted_ns = 0});
+    add(set, 1,
+        (struct trace_record){.kind = TRACE_ROWS,
+                              .loop = 8,
+                              .flags = 3,
+                              .at_ns = t + 1,
+                              .lasted_ns = 999999999999,
+                              .sequence = UINT64_MAX,
+                              .position = UINT32_MAX,
+                              .n_rows = UINT32_MAX,
+                              .peer = 65535,
+                              .rows = {INT64_MAX, INT64_MAX, UINT32_MAX, UINT32_MAX}});
+    add(set, 1, (struct trace_record){.kind = TRACE_ROWS, .loop = 1, .at_ns = t + 2});
+    add(set, 1,
+        (struct trace_record){
+            .kind = TRACE_POOL,
+            .at_ns = t + 3,
+            .pool = {UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX}});
+    for (uint16_t i = 0; i < TRACE_IDLE_REASONS; i++)
+        add(set, 2,
+            (struct trace_record){.kind = TRACE_IDLE, .flags = i, .at_ns = t + i, .lasted_ns = 1});
+    /* Up to 52 days after the first one times are exact to the nanosecond. */
+    uint64_t late = t + (UINT64_C(1) << 52) - 1;
+    add(set, 2,
+        (struct trace_record){.kind = TRACE_RECEIVE,
+                              .at_ns = late,
+                              .lasted_ns = 1,
+                              .peer = 65535,
+                              .message = {INT64_MAX, UINT32_MAX}});
+    add(set, 2, (struct trace_record){.kind = TRACE_SEND, .at_ns = late + 1, .peer = 2});
+    for (uint8_t kind = TRACE_QUEUE; kind <= TRACE_SEQUENCE; kind++) {
+        struct trace_record r = {.kind = kind,
+                                 .at_ns = t + kind,
+                                 .lasted_ns = 5,
+                                 .sequence = UINT64_MAX,
+                                 .request.request = UINT64_MAX};
+        r.n_rows = kind == TRACE_ADMISSION ? 0 : UINT32_MAX;
+        r.peer = kind == TRACE_ADMISSION ? 65535 : 0;
+        r.flags = kind == TRACE_SEQUENCE ? 4 : 0;
+        add(set, 0, r);
+    }
+    add(set, 0,
+        (struct trace_record){.kind = TRACE_TOKEN,
+                              .at_ns = t + 50,
+                              .loop = 8,
+                              .sequence = UINT64_MAX,
+                              .position = UINT32_MAX,
+                              .peer = 65535,
+                              .token = {INT32_MIN, 0.333333343f}});
+    add(set, 0,
+        (struct trace_record){
+            .kind = TRACE_LOAD,
+            .at_ns = t + 51,
+            .load = {UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX}});
+    add(set, 0,
+        (struct trace_record){.kind = TRACE_BLOCKED, .at_ns = t + 900, .lasted_ns = 1, .flags = 1});
+    add(set, 0, (struct trace_record){.kind = TRACE_BLOCKED, .at_ns = t + 901, .lasted_ns = 1});
+    add(set, 0, (struct trace_record){.kind = TRACE_DRAINING, .at_ns = t + 902, .lasted_ns = 1});
+    assert_comes_back(set);
+    trace_set_destroy(set);
+}
+
+/* ---- what Perfetto makes of it -------------------------------------------------------------- */
+
+struct slice {
+    int pid, tid;
+    double from, to;
+    size_t order;
+};
+
+static int compare_slices(const void *left, const void *right)
+{
+    const struct slice *a = left, *b = right;
+    if (a->pid != b->pid)
+        return a->pid - b->pid;
+    if (a->tid != b->tid)
+        return a->tid - b->tid;
+    if (a->from != b->from)
+        return a->from < b->from ? -1 : 1;
+    return a->order < b->order ? -1 : a->order > b->order;
+}
+
+static const char *text_of(const json_t *event, const char *key)
+{
+    const char *text = json_string_value(json_object_get(event, key));
+    return text != NULL ? text : "";
+}
+
+static double number_of(const json_t *event, const char *key)
+{
+    const json_t *value = json_object_get(event, key);
+    assert_true(json_is_number(value));
+    return json_number_value(value);
+}
+
+/* Slices of one thread lie inside each other or apart. *out is sorted. */
+static size_t check_threads(const json_t *events, struct slice *out)
+{
+    size_t n = 0, depth = 0, i;
+    const json_t *event;
+    struct slice stack[8];
+    json_array_foreach(events, i, event)
+    {
+        if (strcmp(text_of(event, "ph"), "X") != 0)
+            continue;
+        double from = number_of(event, "ts");
+        out[n] = (struct slice){(int)number_of(event, "pid"), (int)number_of(event, "tid"), from,
+                                from + number_of(event, "dur"), n};
+        n++;
+    }
+    qsort(out, n, sizeof *out, compare_slices);
+    for (i = 0; i < n; i++) {
+        while (depth > 0 &&
+               (stack[depth - 1].pid != out[i].pid || stack[depth - 1].tid != out[i].tid ||
+                stack[depth - 1].to <= out[i].from + 1e-6))
+            depth--;
+        if (depth > 0 && out[i].to > stack[depth - 1].to + 1e-6)
+            fail_msg("pid %d tid %d: a slice at %f crosses the end of another", out[i].pid,
+                     out[i].tid, out[i].from);
+        assert_true(depth < 8);
+        stack[depth++] = out[i];
+    }
+    return n;
+}
+
+static bool is_inside_a_slice(const struct slice *slices, size_t n, int pid, int tid, double at)
+{
+    for (size_t i = 0; i < n; i++)
+        if (slices[i].pid == pid && slices[i].tid == tid && slices[i].from <= at &&
+            at < slices[i].to)
+            return true;
+    return false;
+}
+
+/* Spans that share an id nest: sorted by time (stable), every end finds its begin on top. */
+struct async {
+    char key[64];
+    double at;
+    bool is_end;
+    char name[24];
+    size_t order;
+};
+
+static int compare_async(const void *left, const void *right)
+{
+    const struct async *a = left, *b = right;
+    int by_key = strcmp(a->key, b->key);
+    if (by_key != 0)
+        return by_key;
+    if (a->at != b->at)
+        return a->at < b->at ? -1 : 1;
+    return a->order < b->order ? -1 : a->order > b->order;
+}
+
+static size_t check_async(const json_t *events)
+{
+    struct async *all = calloc(json_array_size(events), sizeof *all);
+    size_t n = 0, i, depth = 0;
+    const json_t *event;
+    assert_non_null(all);
+    json_array_foreach(events, i, event)
+    {
+        const char *phase = text_of(event, "ph");
+        if (strcmp(phase, "b") != 0 && strcmp(phase, "e") != 0)
+            continue;
+        struct async *a = &all[n];
+        snprintf(a->key, sizeof a->key, "%s %s", text_of(event, "cat"), text_of(event, "id"));
+        snprintf(a->name, sizeof a->name, "%s", text_of(event, "name"));
+        a->at = number_of(event, "ts");
+        a->is_end = phase[0] == 'e';
+        a->order = n++;
+    }
+    qsort(all, n, sizeof *all, compare_async);
+    const struct async *stack[4];
+    for (i = 0; i < n; i++) {
+        if (i > 0 && strcmp(all[i].key, all[i - 1].key) != 0)
+            assert_int_equal(depth, 0);
+        if (all[i].is_end) {
+            assert_true(depth > 0);
+            assert_string_equal(stack[--depth]->name, all[i].name);
+        } else {
+            assert_true(depth < 2); /* a stay and one of its parts */
+            stack[depth++] = &all[i];
+        }
+    }
+    assert_int_equal(depth, 0);
+    free(all);
+    return n;
+}
+
+/* Every arrow starts with s, goes on with t, ends with f, in time, each inside of a slice. */
+static size_t check_arrows(const json_t *events, const struct slice *slices, size_t n_slices)
+{
+    char open[32] = "";
+    double last = 0;
+    size_t i, n_arrows = 0;
+    const json_t *event;
+    json_array_foreach(events, i, event)
+    {
+        const char *phase = text_of(event, "ph");
+        if (strlen(phase) != 1 || strchr("stf", phase[0]) == NULL)
+            continue;
+        double at = number_of(event, "ts");
+        int pid = (int)number_of(event, "pid"), tid = (int)number_of(event, "tid");
+        if (phase[0] == 's') {
+            assert_string_equal(open, "");
+            snprintf(open, sizeof open, "%s", text_of(event, "id"));
+        } else {
+            assert_string_equal(open, text_of(event, "id"));
+            assert_true(at > last);
+        }
+        last = at;
+        if (phase[0] == 'f') {
+            /* Ends at the instant of its token. */
+            assert_string_equal(text_of(event, "bp"), "e");
+            assert_int_equal(pid, 0);
+            open[0] = '\0';
+            n_arrows++;
+        } else {
+            assert_true(is_inside_a_slice(slices, n_slices, pid, tid, at));
+        }
+    }
+    assert_string_equal(open, "");
+    return n_arrows;
+}
+
+static void test_perfetto_can_nest_it(void **state)
+{
+    (void)state;
+    struct trace_set *set = trace_world_make(3, 6, 10, 11);
+    size_t len, n_batches = 0;
+    char *text = written(set, &len);
+    json_t *root = json_loads(text, 0, NULL);
+    assert_non_null(root);
+    const json_t *events = json_object_get(root, "traceEvents");
+    struct slice *slices = calloc(json_array_size(events), sizeof *slices);
+    size_t n_slices = check_threads(events, slices);
+    for (uint32_t rank = 1; rank < set->n_ranks; rank++)
+        for (size_t i = 0; i < set->ranks[rank].n_records; i++)
+            n_batches += set->ranks[rank].records[i].kind == TRACE_BATCH;
+    assert_true(n_slices > 2 * n_batches);
+    /* Per batch one stay, with its compute part, begun and ended. */
+    assert_true(check_async(events) >= 4 * n_batches);
+    assert_int_equal(check_arrows(events, slices, n_slices), 6 * 10);
+    free(slices);
+    json_decref(root);
+    free(text);
+    trace_set_destroy(set);
+}
+
+/* Rows of one loop that overlap get lanes of their own, and lanes are used again. */
+static void test_stays_that_overlap_have_lanes(void **state)
+{
+    (void)state;
+    struct trace_set *set = new_set(2);
+    for (uint64_t i = 0; i < 6; i++)
+        add(set, 1,
+            (struct trace_record){.kind = TRACE_ROWS,
+                                  .loop = 1,
+                                  .at_ns = 1000 + 100 * (i / 2),
+                                  .lasted_ns = 100,
+                                  .sequence = i,
+                                  .rows.wait_ns = i % 2 * 50});
+    size_t len;
+    char *text = written(set, &len);
+    json_t *root = json_loads(text, 0, NULL);
+    assert_int_equal(check_async(json_object_get(root, "traceEvents")), 6 * 4 + 2 * 2);
+    assert_non_null(strstr(text, "\"id\":\"1.1.1\""));
+    assert_non_null(strstr(text, "\"id\":\"1.1.2\""));
+    assert_null(strstr(text, "\"id\":\"1.1.3\""));
+    json_decref(root);
+    free(text);
+    trace_set_destroy(set);
+}
+
+/* ---- what is refused ------------------------------------------------------------------------ */
+
+static void refused(const char *text, size_t len, const char *what)
+{
+    struct trace_set *set = NULL;
+    struct err err = {0};
+    enum status status = trace_set_parse(text, len, "run.json", &set, &err);
+    if (status != STATUS_CORRUPT || strstr(err.message, what) == NULL ||
+        strstr(err.message, "run.json") == NULL)
+        fail_msg("wanted \"%s\", got %s: %s", what, status_name(status), err.message);
+    assert_null(set);
+}
+
+#define BEGIN "{\"traceEvents\":[\n"
+#define END                                                                                        \
+    "],\"otherData\":{\"program\":\"carousel\",\"version\":\"1\",\"model\":\"m\",\"loops\":4,"     \
+    "\"ring_size\":1,\"begin_ns\":5,\"ranks\":[{\"host\":\"h\",\"records\":0,\"lost\":0,"          \
+    "\"clock_error_ns\":0}]}}\n"
+#define IDLE "{\"ph\":\"X\",\"pid\":0,\"ts\":1,\"dur\":2,\"cat\":\"idle\",\"name\":"
+
+static void test_refuses(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *what;
+    } cases[] = {
+        {"", "is empty"},
+        {"hello\n", "no trace that carousel has written"},
+        {"{\"traceEvents\":[{\"ph\":\"X\"}]}", "no trace that carousel has written"},
+        {"[\n", "no trace that carousel has written"},
+        {BEGIN, "was cut"},
+        {BEGIN "{\"ph\":\"X\",\"pi", "was cut"},
+        {BEGIN IDLE "\"starved\"},\n{\"ph\":\"M\"}\n", "was cut"},
+        {BEGIN "],\"otherData\":{\"program\":\"car", "line 2: the list of events ends here"},
+        {BEGIN "nonsense\n" END, "line 2: an event that is no JSON"},
+        {BEGIN "{\"ph\":\"X\"}\n" END, "line 2: \"cat\" must be a string; found nothing"},
+        {BEGIN "{\"ph\":7}\n" END, "line 2: \"ph\" must be a string; found 7"},
+        {BEGIN "17\n" END, "line 2: an event that is no JSON"},
+        {BEGIN "[17]\n" END, "line 2: \"ph\""},
+        {BEGIN "{\"ph\":\"X\",\"cat\":\"gpu\",\"name\":\"k\"}\n" END, "another program"},
+        {BEGIN IDLE "\"bored\"}\n" END, "line 2: \"name\" must be a reason; found \"bored\""},
+        {BEGIN IDLE "\"peer\"}\n" IDLE "\"peer\"}\n" END, "line 3: the line before has no comma"},
+        {BEGIN IDLE "\"peer\"}\n" END, "tells of 0 records of rank 0; the file has 1"},
+        {BEGIN
+         "{\"ph\":\"X\",\"pid\":70000,\"ts\":1,\"dur\":2,\"cat\":\"idle\",\"name\":\"kv\"}\n" END,
+         "\"pid\" must be a whole number from 0 to 65535; found 70000"},
+        {BEGIN
+         "{\"ph\":\"X\",\"pid\":0,\"ts\":-1,\"dur\":2,\"cat\":\"idle\",\"name\":\"kv\"}\n" END,
+         "\"ts\" must be a time"},
+        {BEGIN
+         "{\"ph\":\"X\",\"pid\":0,\"ts\":1e300,\"dur\":2,\"cat\":\"idle\",\"name\":\"kv\"}\n" END,
+         "\"ts\" must be a time"},
+        {BEGIN
+         "{\"ph\":\"X\",\"pid\":0,\"ts\":1,\"dur\":2,\"cat\":\"batch\",\"name\":\"batch\"}\n" END,
+         "\"rows\" must be a whole number"},
+        {BEGIN "{\"ph\":\"b\",\"pid\":0,\"ts\":1,\"cat\":\"frame\",\"args\":{\"seq\":1,\"loop\":0,"
+               "\"pos\":1,\"rows\":1,\"at_ns\":1,\"ns\":1}}\n" END,
+         "no loop"},
+        {BEGIN "{\"ph\":\"b\",\"pid\":0,\"ts\":1,\"cat\":\"frame\",\"args\":{\"seq\":1,\"loop\":9}}"
+               "\n" END,
+         "from 0 to 8; found 9"},
+        {BEGIN "],\"displayTimeUnit\":\"ms\"}\n", "another program: it has no otherData"},
+        {BEGIN "],\"otherData\":{\"program\":\"chrome\"}}\n", "another program"},
+        {BEGIN END "{}\n", "line 3: there is more after the end"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        refused(cases[i].text, strlen(cases[i].text), cases[i].what);
+}
+
+static void test_a_cut_file_is_told_at_every_length(void **state)
+{
+    (void)state;
+    struct trace_set *set = trace_world_make(1, 1, 1, 1);
+    size_t len;
+    char *text = written(set, &len);
+    /* All but the final newline is needed. */
+    for (size_t n = 0; n + 1 < len; n += n < 300 || n + 3000 > len ? 1 : 41) {
+        struct trace_set *back;
+        struct err err;
+        assert_int_equal(trace_set_parse(text, n, "cut", &back, &err), STATUS_CORRUPT);
+    }
+    refused(text, len - 2, "line");
+    free(text);
+    trace_set_destroy(set);
+}
+
+static void test_files_that_are_not_there(void **state)
+{
+    (void)state;
+    struct trace_set *set = new_set(1), *back;
+    struct err err;
+    assert_int_equal(trace_set_read("/nowhere/trace.json", &back, &err), STATUS_NOT_FOUND);
+    assert_non_null(strstr(err.message, "/nowhere/trace.json"));
+    assert_int_equal(trace_set_read("/", &back, &err), STATUS_IO);
+    assert_int_equal(trace_set_write(set, "/nowhere/trace.json", &err), STATUS_IO);
+    assert_non_null(strstr(err.message, "/nowhere/trace.json"));
+    trace_set_destroy(set);
+}
+
+/* Lines longer than what is read at once, and a file without end that is no trace. */
+static void test_reads_in_pieces(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/carousel_trace_XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    struct err err = {0};
+    struct trace_set *set = trace_world_make(4, 20, 60, 2), *back;
+    assert_int_equal(trace_set_write(set, path, &err), STATUS_OK);
+    if (trace_set_read(path, &back, &err) != STATUS_OK)
+        fail_msg("%s", err.message);
+    assert_same_set(set, back);
+    trace_set_destroy(back);
+    trace_set_destroy(set);
+    set = new_set(30000); /* the last line lists them all */
+    for (uint32_t i = 0; i < set->n_ranks; i++)
+        memset(set->ranks[i].host, 'n', sizeof set->ranks[i].host - 1);
+    assert_int_equal(trace_set_write(set, path, &err), STATUS_OK);
+    if (trace_set_read(path, &back, &err) != STATUS_OK)
+        fail_msg("%s", err.message);
+    assert_same_set(set, back);
+    trace_set_destroy(back);
+    trace_set_destroy(set);
+    unlink(path);
+    assert_int_equal(trace_set_read("/dev/zero", &back, &err), STATUS_CORRUPT);
+    assert_non_null(strstr(err.message, "longer than any"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_run_comes_back),
+        cmocka_unit_test(test_an_empty_set_comes_back),
+        cmocka_unit_test(test_extremes_come_back),
+        cmocka_unit_test(test_perfetto_can_nest_it),
+        cmocka_unit_test(test_stays_that_overlap_have_lanes),
+        cmocka_unit_test(test_refuses),
+        cmocka_unit_test(test_a_cut_file_is_told_at_every_length),
+        cmocka_unit_test(test_files_that_are_not_there),
+        cmocka_unit_test(test_reads_in_pieces),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
