@@ -17,10 +17,15 @@ void trace_page_add_tables(const struct trace_report *r, const struct trace_set 
 /* Text as HTML wants it. */
 void trace_page_add_escaped(struct text *out, const char *text);
 
-/* Where time goes on every worker, drawn from left to right. (trace_page_timeline.c) */
 struct json_writer;
-enum status trace_page_write_timeline(const struct trace_set *set, uint64_t begin_ns,
-                                      uint64_t end_ns, struct json_writer *w, struct err *err);
+struct trace_page_span {
+    uint64_t begin_ns, end_ns; /* of the whole trace */
+    uint64_t interest_ns;      /* around which a long trace keeps its batches one by one */
+};
+/* Where time goes on every worker, drawn from left to right. (trace_page_timeline.c) */
+enum status trace_page_write_timeline(const struct trace_set *set,
+                                      const struct trace_page_span *span, struct json_writer *w,
+                                      struct err *err);
 /* The ways of some sequences from worker to worker, those of the slowest tokens first, and how
  * times are distributed. (trace_page_paths.c) */
 enum status trace_page_write_paths(const struct trace_report *r, const struct trace_set *set,

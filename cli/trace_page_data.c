@@ -129,7 +129,8 @@ static void write_slow(struct json_writer *w, const struct trace_report *r)
     json_write_end_object(w);
 }
 
-static void find_span(const struct trace_set *set, uint64_t *begin_ns, uint64_t *end_ns)
+/* Of interest is the slowest token; without one the middle. */
+static struct trace_page_span find_span(const struct trace_report *r, const struct trace_set *set)
 {
     uint64_t begin = UINT64_MAX, end = 0;
     for (uint32_t rank = 0; rank < set->n_ranks; rank++) {
@@ -140,8 +141,11 @@ static void find_span(const struct trace_set *set, uint64_t *begin_ns, uint64_t 
             end = to > end ? to : end;
         }
     }
-    *begin_ns = end > 0 ? begin : 0;
-    *end_ns = end;
+    if (begin > end)
+        begin = end;
+    double interest_s = r->n_slow_listed > 0 ? r->slow[0].at_s + r->slow[0].total_s / 2
+                                             : (double)(end - begin) / 2e9;
+    return (struct trace_page_span){begin, end, begin + (uint64_t)(interest_s * 1e9)};
 }
 
 enum status trace_page_add_data(const struct trace_report *r, const struct trace_set *set,
@@ -149,17 +153,16 @@ enum status trace_page_add_data(const struct trace_report *r, const struct trace
 {
     struct text json = {0};
     struct json_writer w;
-    uint64_t begin_ns, end_ns;
-    find_span(set, &begin_ns, &end_ns);
+    struct trace_page_span span = find_span(r, set);
     json_writer_init(&w, &json);
     json_write_begin_object(&w);
     write_summary(&w, r, set);
     write_loops(&w, r);
     write_workers(&w, r, set);
     write_slow(&w, r);
-    enum status status = trace_page_write_timeline(set, begin_ns, end_ns, &w, err);
+    enum status status = trace_page_write_timeline(set, &span, &w, err);
     if (status == STATUS_OK)
-        status = trace_page_write_paths(r, set, begin_ns, &w, err);
+        status = trace_page_write_paths(r, set, span.begin_ns, &w, err);
     if (status == STATUS_OK) {
         json_write_end_object(&w);
         /* In JSON a '<' is inside a string; in HTML it might end the script. */

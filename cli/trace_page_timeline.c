@@ -1,5 +1,5 @@
 /* Writes what every worker did when, in bounded space: each batch by itself, or shares of equal
- * bins with the batches of a window in the middle. */
+ * bins with the batches of a window. */
 #include "cli/trace_page.h"
 #include "coordinator/json_writer.h"
 
@@ -152,20 +152,23 @@ static enum status write_bins(const struct timeline *t, struct err *err)
     return STATUS_OK;
 }
 
-/* The longest window around the middle whose spans may be written one by one. */
-static void find_window(const struct timeline *t, uint64_t *from_ns, uint64_t *to_ns)
+/* The longest window around a time whose spans may be written one by one. */
+static void find_window(const struct timeline *t, uint64_t middle, uint64_t *from_ns,
+                        uint64_t *to_ns)
 {
-    uint64_t middle = t->begin_ns + (t->end_ns - t->begin_ns) / 2, half = (t->end_ns - middle) + 1;
+    uint64_t half = t->end_ns - t->begin_ns;
     while (half > 1 && count_spans(t, middle - half < middle ? middle - half : 0, middle + half) >
                            MAX_WINDOW_SPANS)
         half -= half / 4 > 0 ? half / 4 : 1;
     *from_ns = half < middle - t->begin_ns ? middle - half : t->begin_ns;
-    *to_ns = middle + half;
+    *to_ns = middle + half < t->end_ns ? middle + half : t->end_ns;
 }
 
-enum status trace_page_write_timeline(const struct trace_set *set, uint64_t begin_ns,
-                                      uint64_t end_ns, struct json_writer *w, struct err *err)
+enum status trace_page_write_timeline(const struct trace_set *set,
+                                      const struct trace_page_span *span, struct json_writer *w,
+                                      struct err *err)
 {
+    uint64_t begin_ns = span->begin_ns, end_ns = span->end_ns;
     uint32_t n_workers = set->n_ranks > 0 ? set->n_ranks - 1 : 0;
     struct timeline t = {.set = set,
                          .begin_ns = begin_ns,
@@ -176,7 +179,7 @@ enum status trace_page_write_timeline(const struct trace_set *set, uint64_t begi
     bool is_binned = count_spans(&t, 0, UINT64_MAX) > MAX_SPANS;
     enum status status = STATUS_OK;
     if (is_binned)
-        find_window(&t, &from_ns, &to_ns);
+        find_window(&t, span->interest_ns, &from_ns, &to_ns);
     json_write_key(w, "timeline");
     json_write_begin_object(w);
     json_write_key(w, "end");
