@@ -17,6 +17,7 @@ int cli_train(int argc, char **argv, char **program_argv);
 int cli_eval(int argc, char **argv, char **program_argv);
 int cli_bench(int argc, char **argv, char **program_argv);
 int cli_bench_engine(int argc, char **argv, char **program_argv);
+int cli_trace(int argc, char **argv, char **program_argv);
 int cli_info(int argc, char **argv, char **program_argv);
 int cli_gate(int argc, char **argv, char **program_argv);
 int cli_simulate(int argc, char **argv, char **program_argv);

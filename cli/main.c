@@ -22,6 +22,7 @@ static const struct subcommand subcommands[] = {
     {"eval", "exact answers by difficulty, loop and exit threshold", cli_eval},
     {"bench", "measure: kernels, net, engine", cli_bench},
     {"simulate", "a cluster of any size in virtual time, with the real decisions", cli_simulate},
+    {"trace", "where the time of a recorded run went", cli_trace},
     {"info", "dimensions and sizes of a model, and what fits here", cli_info},
     {"doctor", "check this machine, with a self-test of batch invariance", cli_doctor},
 };

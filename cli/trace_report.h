@@ -23,7 +23,9 @@ struct trace_worker_report {
     double busy_s, idle_s[TRACE_IDLE_REASONS];
     uint64_t n_batches, n_rows, n_parked, n_revived;
     uint64_t rows_by_loop[SEQUENCE_MAX_LOOPS];
-    double receive_s, send_s; /* driver */
+    double receive_s, send_s; /* driver, beside the batches or between them */
+    double driver_s;          /* of the two: outside of batches and idle time */
+    double rest_s;            /* of elapsed_s: neither busy, nor idle, nor the driver's */
 };
 
 /* One token of the slowest, and its way. */
@@ -34,8 +36,9 @@ struct trace_step {
 struct trace_slow_token {
     uint64_t sequence;
     uint32_t position, n_steps;
-    double at_s,
-        total_s; /* since the trace's begin; from the token before (or the prompt's sending) */
+    double at_s;    /* since the trace's begin: where its way begins */
+    double total_s; /* from the exit of the token before (or the prompt's sending) to its arrival:
+                       all of its steps */
     struct trace_step steps[SEQUENCE_MAX_LOOPS + 1];
 };
 
@@ -45,13 +48,15 @@ struct trace_report {
     uint32_t n_loops, n_workers;
     double elapsed_s; /* first to last record */
     uint64_t n_tokens, n_requests, n_lost;
+    uint64_t n_incomplete; /* tokens without all of their batches: the slowest are of the others */
     double tokens_per_s;
     struct trace_quantiles queue, admission, ttft,
         tpot; /* of requests; tpot: gaps between tokens */
     struct trace_loop_report loops[SEQUENCE_MAX_LOOPS];
     struct trace_worker_report *workers; /* [n_workers] */
     double clock_error_s;                /* the largest of all ranks */
-    /* The slowest 1 % of the tokens (at least one): how their time splits, and the very slowest. */
+    /* The slowest 1 % of the tokens (at least one): how the time of one splits on average, and the
+     * very slowest, slowest first. */
     uint64_t n_slow;
     double slow_total_s, slow_hop_s, slow_wait_s, slow_compute_s, slow_deliver_s;
     double slow_by_loop_s[SEQUENCE_MAX_LOOPS];

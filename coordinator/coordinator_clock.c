@@ -14,6 +14,8 @@
 
 #define CLOCK_INTERVAL_NS UINT64_C(1000000000)
 #define DRIFT_PER_NS      50e-6
+/* Half a round trip that a quiet host makes; on a busy one some of many exchanges do. */
+#define QUICK_ERROR_NS 25e3
 
 void coordinator_clock_note(struct peer_clock *k, uint64_t asked_ns, uint64_t answered_ns,
                             uint64_t clock_ns)
@@ -76,7 +78,7 @@ void coordinator_clock_burst(struct coordinator *c)
 {
     for (uint32_t w = 0; w < c->n_workers; w++)
         if (!c->peers[w].clock.is_shared)
-            c->peers[w].clock.n_burst = CLOCK_EXCHANGES_OF_BURST;
+            c->peers[w].clock.n_burst = CLOCK_LONG_BURST;
     c->next_clock_ns = 0;
 }
 
@@ -115,6 +117,9 @@ void coordinator_clock_take(struct coordinator *c, uint32_t worker,
     coordinator_clock_note(k, k->asked_ns, host_now_ns(), stats->clock_ns);
     k->asked_ns = 0;
     k->n_burst -= k->n_burst > 0;
+    if (k->n_burst <= CLOCK_LONG_BURST - CLOCK_BURST &&
+        error_at(best_exchange(k), host_now_ns()) < QUICK_ERROR_NS)
+        k->n_burst = 0;
     if (k->n_burst > 0 || !coordinator_clock_is_known(&c->peers[worker]))
         c->next_clock_ns = 0; /* at the start one follows the other */
 }

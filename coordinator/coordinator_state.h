@@ -43,7 +43,9 @@ struct request {
 
 enum coordinator_phase { PHASE_HELLO = 0, PHASE_READY, PHASE_CLOCK, PHASE_RUNNING, PHASE_STOPPING };
 
-enum { CLOCK_EXCHANGES = 16, CLOCK_EXCHANGES_AT_START = 4, CLOCK_EXCHANGES_OF_BURST = 8 };
+enum { CLOCK_EXCHANGES = 16, CLOCK_EXCHANGES_AT_START = 4 };
+/* Before a trace: so many in a row, and up to so many while none was quick. */
+enum { CLOCK_BURST = 8, CLOCK_LONG_BURST = 64 };
 enum { CLOCK_TAG = 0 };           /* of a STATS_REQUEST that only wants the clock */
 enum { CLOCK_OURS = UINT32_MAX }; /* in the place of a worker: this process */
 
@@ -56,7 +58,7 @@ struct peer_clock {
     bool is_shared;    /* the worker reads the same clock as we do */
     uint64_t asked_ns; /* 0: no CLOCK_TAG is under way */
     uint32_t n_exchanges;
-    uint32_t n_burst; /* exchanges that are to follow one another at once */
+    uint32_t n_burst; /* exchanges that may still follow one another at once */
     struct clock_exchange exchanges[CLOCK_EXCHANGES]; /* the last ones, by turns */
 };
 

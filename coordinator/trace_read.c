@@ -149,13 +149,18 @@ static enum status take_end(struct reader *r, const char *line, size_t len, stru
 
 /* ---- lines ---------------------------------------------------------------------------------- */
 
-/* Ends of spans and arrows say nothing that is not said elsewhere; they are half of the lines. */
+/* Ends of spans, their parts, arrows and what else is there for the eye only says nothing that is
+ * not said elsewhere: two of three lines of a file as it was written, known by their looks. */
 static bool is_only_seen(const char *line, size_t len)
 {
-    static const char start[] = "{\"ph\":\"";
-    return len > sizeof start + 1 && memcmp(line, start, sizeof start - 1) == 0 &&
-           memchr("estf", line[sizeof start - 1], 4) != NULL && line[sizeof start] == '"' &&
-           line[len - 1] == '}';
+    static const char start[] = "{\"ph\":\"", view[] = "\"cat\":\"view\"", args[] = "\"args\":";
+    if (len <= sizeof start + 1 || memcmp(line, start, sizeof start - 1) != 0 ||
+        line[sizeof start] != '"' || line[len - 1] != '}')
+        return false;
+    char phase = line[sizeof start - 1];
+    return memchr("estf", phase, 4) != NULL ||
+           (phase == 'b' && memmem(line, len, args, sizeof args - 1) == NULL) ||
+           memmem(line, len, view, sizeof view - 1) != NULL;
 }
 
 static enum status take_line(struct reader *r, const char *line, size_t len, struct err *err)

@@ -199,7 +199,7 @@ static void test_coordinator_bounds_the_error_of_the_clocks(void **state)
     const struct peer_clock *k = &c->coordinator->peers[0].clock;
     struct trace_set *set = collect(c, 0);
     /* Those of the burst went ahead of the question. */
-    assert_true(k->n_exchanges >= CLOCK_EXCHANGES_AT_START + CLOCK_EXCHANGES_OF_BURST);
+    assert_true(k->n_exchanges >= CLOCK_EXCHANGES_AT_START + CLOCK_BURST);
     for (int w = 0; w < 3; w++) {
         const struct trace_rank *rank = &set->ranks[w + 1];
         int64_t off_by = rank->clock_offset_ns - ahead_ns[w];
