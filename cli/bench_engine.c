@@ -1,5 +1,6 @@
 /* `carousel bench engine`: drives the whole engine with synthetic requests and measures it. */
 #include "cli/bench_report.h"
+#include "cli/bench_trace.h"
 #include "cli/bench_workload.h"
 #include "cli/cli.h"
 #include "cli/request_options.h"
@@ -10,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 struct bench_engine;
 
@@ -206,6 +208,13 @@ static enum status bench_machine(const struct session *s, struct kernels_machine
     return status;
 }
 
+static uint64_t cpu_ns(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
 static enum status bench_run(struct bench_engine *b, bool with_bound, struct bench_report *report,
                              struct err *err)
 {
@@ -224,11 +233,22 @@ static enum status bench_run(struct bench_engine *b, bool with_bound, struct ben
         return status;
     bench_measure_begin(b->measure);
     report->began_ns = host_now_ns();
+    uint64_t began_cpu_ns = cpu_ns(CLOCK_PROCESS_CPUTIME_ID);
+    uint64_t began_thread_ns = cpu_ns(CLOCK_THREAD_CPUTIME_ID);
     status = bench_phase(b, (uint32_t)(w->n_warmup + w->n_requests), err);
     report->ended_ns = host_now_ns();
+    report->cpu_ns = cpu_ns(CLOCK_PROCESS_CPUTIME_ID) - began_cpu_ns;
+    report->coordinator_cpu_ns = cpu_ns(CLOCK_THREAD_CPUTIME_ID) - began_thread_ns;
     report->n_open_max = b->n_open_max;
     if (status == STATUS_OK)
         status = coordinator_collect_stats(c, false, report->stats, err);
+    /* After the run: a message's record is the dearest, and there are fewer of those than of rows.
+     */
+    struct bench_trace_figures record;
+    const uint64_t trace_bytes = b->session->options.trace_bytes;
+    if (status == STATUS_OK && trace_bytes > 0 &&
+        (status = bench_trace_measure(trace_bytes, &record, err)) == STATUS_OK)
+        report->trace_record_ns = record.message_ns;
     return status;
 }
 

@@ -198,10 +198,28 @@ static struct totals sum_up(const struct bench_report *report, const struct benc
     return t;
 }
 
+/* Made by all workers, and the share of their time that took at most. */
+struct trace_cost {
+    uint64_t n_records;
+    double share;
+};
+
+static struct trace_cost trace_cost(const struct bench_report *report, int n_workers)
+{
+    struct trace_cost cost = {0};
+    uint64_t elapsed_ns = 0;
+    for (int i = 0; i < n_workers; i++) {
+        cost.n_records += report->stats[i].n_trace_records;
+        elapsed_ns += report->stats[i].elapsed_ns;
+    }
+    if (elapsed_ns > 0)
+        cost.share = (double)cost.n_records * report->trace_record_ns / (double)elapsed_ns;
+    return cost;
+}
+
 static void print_json(const struct bench_report *report, const struct bench_measure *m,
                        const struct session *s, const struct bench_workload *w, struct totals t)
 {
-    static const char *const batchings[] = {"greedy", "tick", "knee", "round"};
     char hash[20];
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)m->hash);
     json_t *workers = json_array(), *exits = json_array();
@@ -213,14 +231,17 @@ static void print_json(const struct bench_report *report, const struct bench_mea
         "{s:i, s:s, s:i, s:i, s:i, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:o, s:o, s:o, s:I, s:I, "
         "s:s, "
         "s:o}",
-        "workers_count", s->n_workers, "batching", batchings[s->options.batching], "requests",
-        w->n_requests, "concurrency", w->concurrency, "open_max", (int)report->n_open_max,
-        "cancelled", (json_int_t)m->n_cancelled, "tokens", (json_int_t)m->n_tokens, "seconds",
-        t.seconds, "tokens_per_s", t.tokens_per_s, "loop_rows_per_s", (double)t.rows / t.seconds,
+        "workers_count", s->n_workers, "batching",
+        batching_name((enum batching)s->options.batching), "requests", w->n_requests, "concurrency",
+        w->concurrency, "open_max", (int)report->n_open_max, "cancelled",
+        (json_int_t)m->n_cancelled, "tokens", (json_int_t)m->n_tokens, "seconds", t.seconds,
+        "tokens_per_s", t.tokens_per_s, "loop_rows_per_s", (double)t.rows / t.seconds,
         "mean_exit_loop", t.mean_exit, "rows_per_batch", share(t.rows, t.batches), "ttft_ms",
         quantiles(m->ttft_ms, m->n), "tpot_ms", quantiles(m->tpot_ms, m->n), "exits", exits,
         "loop_rows", (json_int_t)t.rows, "bytes_sent", (json_int_t)t.bytes, "tokens_hash", hash,
         "workers", workers);
+    json_object_set_new(root, "coordinator_cpu_s",
+                        json_real((double)report->coordinator_cpu_ns / 1e9));
     if (steady_seconds(m) > 0) {
         json_object_set_new(root, "steady_seconds", json_real(steady_seconds(m)));
         json_object_set_new(root, "steady_tokens_per_s", json_real(steady_tokens_per_s(m)));
@@ -236,6 +257,11 @@ static void print_json(const struct bench_report *report, const struct bench_mea
         json_object_set_new(root, "bound_ratio",
                             json_real(t.tpot_ms > 0 ? 1e3 / t.tpot_ms / bound : 0));
     }
+    struct trace_cost cost = trace_cost(report, s->n_workers);
+    json_object_set_new(root, "trace",
+                        json_pack("{s:I, s:f, s:f}", "records", (json_int_t)cost.n_records,
+                                  "record_ns", report->trace_record_ns, "share", cost.share));
+    json_object_set_new(root, "cpu_seconds", json_real((double)report->cpu_ns / 1e9));
     char *text = json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
     puts(text != NULL ? text : "{}");
     free(text);
@@ -273,6 +299,10 @@ static void print_table(const struct bench_report *report, const struct bench_me
             "  read bandwidth %.1f GB/s bounds one stream at %.2f tokens/s; reached %.2f of it\n",
             report->machine.read_gbytes_s, bound, t.tpot_ms > 0 ? 1e3 / t.tpot_ms / bound : 0);
     }
+    struct trace_cost cost = trace_cost(report, s->n_workers);
+    if (cost.n_records > 0)
+        printf("  trace: %llu records, at most %.0f ns each: %.3f %% of the workers' time\n",
+               (unsigned long long)cost.n_records, report->trace_record_ns, 100 * cost.share);
     printf("  %-7s %8s %10s %6s %8s %8s %9s %9s %9s\n", "worker", "batches", "rows/batch", "busy",
            "starved", "waiting", "parked", "revived", "KV used");
     for (int i = 0; i < s->n_workers; i++) {

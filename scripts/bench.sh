@@ -9,4 +9,4 @@ echo "== net"
 build/carousel bench net
 echo
 echo "== engine"
-/usr/bin/python3 scripts/bench_engine.py batching overhead large
+/usr/bin/python3 scripts/bench_engine.py batching overhead trace large

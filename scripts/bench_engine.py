@@ -3,6 +3,7 @@
 
     bench_engine.py batching   greedy, tick, knee and round over 4 workers with a forced exit mix
     bench_engine.py overhead   what distribution costs: W = 1 over MPI beside W = 1 in one process; idle CPU
+    bench_engine.py trace      what recording costs: --trace-buffer 0 beside the default, in turn, 1 and 4 workers
     bench_engine.py large      an Ouro-1.4B-shaped bf16 checkpoint: start, decode against bandwidth, shared pages
 """
 import argparse
@@ -109,6 +110,31 @@ def overhead(runs):
     print(f"idle cluster of {n} processes (mpirun and 5 ranks): {100 * share:.2f} % of one core over 10 s")
 
 
+def trace(runs):
+    """On the demo model, whose batches are so short that there is more to record a second than on any other."""
+    for workers, transport in ((1, "inproc"), (4, "mpi")):
+        common = ["--requests", "768", "--warmup", "64", "--concurrency", "64", "--force-exits", "0.1,0.3,0.3,0.3",
+                  "--threads", "1", "--transport", transport, "--workers", str(workers)]
+        off, on = {"off": common + ["--trace-buffer", "0"]}, {"on": common}
+        pairs = []
+        for i in range(runs):  # one first, then the other: a machine that gets slower or faster favours neither
+            first, second = (off, on) if i % 2 == 0 else (on, off)
+            pairs.append({name: rs[0] for name, rs in in_turn(1, {**first, **second}).items()})
+        if any(p["off"]["trace"]["records"] for p in pairs):
+            sys.exit("--trace-buffer 0 has recorded something")
+        # In one process its CPU time is all ranks': that does not count what other processes take.
+        rates = [("tokens/s", lambda r: r["tokens_per_s"])]
+        if transport == "inproc":
+            rates.append(("tokens per CPU second", lambda r: r["tokens"] / r["cpu_seconds"]))
+        middle = lambda key: statistics.median(p["on"]["trace"][key] for p in pairs)
+        print(f"W = {workers} ({transport}), demo model, 64 in flight, {runs} pairs: {middle('records'):.0f} records,"
+              f" at most {middle('record_ns'):.0f} ns each: {100 * middle('share'):.3f} % of the workers' time")
+        for name, rate in rates:
+            ratios = sorted(rate(p["on"]) / rate(p["off"]) for p in pairs)
+            print(f"  {name} with the trace / without: median {statistics.median(ratios):.4f}"
+                  f" (min {ratios[0]:.4f}, max {ratios[-1]:.4f})")
+
+
 def make_checkpoint(path, shape):
     if not os.path.exists(os.path.join(path, "config.json")):
         os.makedirs(path, exist_ok=True)
@@ -152,7 +178,7 @@ def large(runs):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="+", choices=["batching", "overhead", "large"])
+    parser.add_argument("what", nargs="+", choices=["batching", "overhead", "trace", "large"])
     parser.add_argument("--runs", type=int, default=5)
     arguments = parser.parse_args()
     for what in arguments.what:
