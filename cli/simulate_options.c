@@ -130,6 +130,10 @@ enum status simulate_options_check(struct simulate_options *o, const struct opti
                        "--arrivals poisson needs --rate, the requests a second");
     if (o->arrivals != ARRIVALS_POISSON && o->has_rate)
         return err_set(err, STATUS_INVALID, "--rate is for --arrivals poisson");
+    if ((o->trace != NULL || o->with_report) && o->has_trace_bytes && o->trace_bytes == 0)
+        return err_set(err, STATUS_INVALID,
+                       "--trace-buffer 0 records nothing, so there is nothing for %s",
+                       o->trace != NULL ? "--trace" : "--report");
     if (o->replay != NULL && o->has_arrivals)
         return err_set(err, STATUS_INVALID,
                        "--replay and --arrivals both say when requests arrive; give one");
