@@ -240,6 +240,8 @@ static void print_json(const struct bench_report *report, const struct bench_mea
         quantiles(m->ttft_ms, m->n), "tpot_ms", quantiles(m->tpot_ms, m->n), "exits", exits,
         "loop_rows", (json_int_t)t.rows, "bytes_sent", (json_int_t)t.bytes, "tokens_hash", hash,
         "workers", workers);
+    json_object_set_new(root, "coordinator_cpu_s",
+                        json_real((double)report->coordinator_cpu_ns / 1e9));
     if (steady_seconds(m) > 0) {
         json_object_set_new(root, "steady_seconds", json_real(steady_seconds(m)));
         json_object_set_new(root, "steady_tokens_per_s", json_real(steady_tokens_per_s(m)));
