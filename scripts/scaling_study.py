@@ -154,6 +154,16 @@ def launch(a, n_workers, options):
     return [*bench, "--workers", str(n_workers)], env
 
 
+def end_group(process):
+    """Ends mpirun and its ranks; TERM is passed on, KILL is for a deaf one."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.communicate(timeout=10)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+
+
 def run_bench(a, n_workers, options):
     command, env = launch(a, n_workers, options)
     try:
@@ -164,16 +174,10 @@ def run_bench(a, n_workers, options):
     try:
         out, err = process.communicate(timeout=a.timeout)
     except subprocess.TimeoutExpired:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(process.pid, number)
-                process.wait(timeout=10)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
-        process.communicate()
+        end_group(process)
         raise PointFailed(f"took longer than {a.timeout} s (--timeout)") from None
     except BaseException:
-        os.killpg(process.pid, signal.SIGTERM)
+        end_group(process)
         raise
     if process.returncode != 0:
         lines = [line for line in err.splitlines() if line.strip()]
@@ -356,6 +360,7 @@ def run(a):
 
 
 def main():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # a point's ranks go with us
     a = arguments()
     code = run(a) if a.verb in ("run", "all") else 0
     if a.verb in ("plot", "all"):
