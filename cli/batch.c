@@ -63,9 +63,9 @@ static enum status check_input(const char *path, struct err *err)
     return err_set(err, STATUS_NOT_FOUND, "cannot read %s: %s", path, strerror(errno));
 }
 
-/* SIGINT and SIGTERM stay pending until batch_run looks; threads inherit this. A process that is
- * about to become mpirun must not pass it on: mpirun handles both itself, and its ranks come here
- * again. */
+/* SIGINT, SIGTERM and SIGUSR1 stay pending until batch_run looks; threads inherit this, and workers
+ * never look. A process that is about to become mpirun must not pass it on: mpirun handles them
+ * itself, and its ranks come here again. */
 static void hold_signals(const struct session_options *so)
 {
     bool becomes_mpirun =
@@ -74,6 +74,7 @@ static void hold_signals(const struct session_options *so)
     sigemptyset(&set);
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGUSR1);
     if (!becomes_mpirun)
         sigprocmask(SIG_BLOCK, &set, NULL);
     /* A reader of -o - that has left is an error of write first: the ranks end in order. */

@@ -241,6 +241,18 @@ static enum status submit_pending(struct batch *b, bool *is_full, struct err *er
     return STATUS_OK;
 }
 
+static bool is_pending(int number)
+{
+    sigset_t pending;
+    return sigpending(&pending) == 0 && sigismember(&pending, number) == 1;
+}
+
+/* Asked to take no further line. */
+static bool is_draining(void)
+{
+    return is_pending(SIGUSR1);
+}
+
 /* *is_late: the input may have more in a moment. */
 static enum status fill_window(struct batch *b, bool *is_late, struct err *err)
 {
@@ -254,7 +266,7 @@ static enum status fill_window(struct batch *b, bool *is_late, struct err *err)
                 status = write_finished(b, false, err);
             continue;
         }
-        if (b->is_input_ended || b->n_flying >= b->window)
+        if (b->is_input_ended || b->n_flying >= b->window || is_draining())
             break;
         enum batch_input_kind kind;
         const char *text = NULL;
@@ -272,11 +284,10 @@ static enum status fill_window(struct batch *b, bool *is_late, struct err *err)
 
 /* ---- the run -------------------------------------------------------------------------------- */
 
-static bool is_signalled(void)
+/* Nothing is under way, and nothing more will be. */
+static bool is_over(const struct batch *b)
 {
-    sigset_t pending;
-    return sigpending(&pending) == 0 &&
-           (sigismember(&pending, SIGINT) == 1 || sigismember(&pending, SIGTERM) == 1);
+    return (b->is_input_ended || is_draining()) && b->pending == NULL && b->running == NULL;
 }
 
 static void show_progress(struct batch *b)
@@ -320,12 +331,15 @@ enum status batch_run(struct batch *b, struct err *err)
     b->started_ns = host_now_ns();
     while (status == STATUS_OK) {
         bool is_late;
-        if (is_signalled()) {
+        if (is_pending(SIGINT) || is_pending(SIGTERM)) {
             status = err_set(err, STATUS_CANCELLED, "stopped by a signal");
             break;
         }
         status = fill_window(b, &is_late, err);
-        if (status != STATUS_OK || (b->is_input_ended && b->pending == NULL && b->running == NULL))
+        if (status == STATUS_OK && is_over(b) && !b->is_input_ended)
+            status = err_set(err, STATUS_CANCELLED,
+                             "drained after SIGUSR1: what was under way is answered");
+        if (status != STATUS_OK || is_over(b))
             break;
         status = coordinator_step(b->session->coordinator,
                                   is_late ? STEP_WHILE_INPUT_IS_LATE_NS : STEP_NS, err);

@@ -76,8 +76,9 @@ struct batch {
     uint64_t started_ns;
 };
 
-/* Runs until the input is answered. STATUS_CANCELLED after SIGINT or SIGTERM (blocked by the
- * caller, seen as pending): what was under way is dropped, what ended is written. STATUS_INVALID:
+/* Runs until the input is answered. STATUS_CANCELLED after a signal (blocked by the caller, seen as
+ * pending): SIGINT and SIGTERM drop what is under way, SIGUSR1 finishes it but takes no further
+ * line; what ended is written. After SIGUSR1 with no line left: STATUS_OK. STATUS_INVALID:
  * a line's answer in the output is that of another line or of other options; the same run would
  * fail again. Any other failure likewise leaves the output in order, and a later run does the
  * rest. */

@@ -21,6 +21,7 @@ int cli_trace(int argc, char **argv, char **program_argv);
 int cli_info(int argc, char **argv, char **program_argv);
 int cli_gate(int argc, char **argv, char **program_argv);
 int cli_simulate(int argc, char **argv, char **program_argv);
+int cli_slurm(int argc, char **argv, char **program_argv);
 int cli_doctor(int argc, char **argv, char **program_argv);
 
 /* Prints "carousel NAME: message" to stderr and returns the exit code. */

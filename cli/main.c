@@ -23,6 +23,7 @@ static const struct subcommand subcommands[] = {
     {"bench", "measure: kernels, net, engine", cli_bench},
     {"simulate", "a cluster of any size in virtual time, with the real decisions", cli_simulate},
     {"trace", "where the time of a recorded run went", cli_trace},
+    {"slurm", "status, endpoint and drain of a job under Slurm", cli_slurm},
     {"info", "dimensions and sizes of a model, and what fits here", cli_info},
     {"doctor", "check this machine, with a self-test of batch invariance", cli_doctor},
 };

@@ -339,9 +339,10 @@ def test_interrupted(c):
     run_ok("batch", "-i", source, "-o", out, timeout=120)
     reference = content(read_answers(out))
     for name, extra, number in (("killed", [], signal.SIGKILL), ("killed_mpi", ["--workers", "2"], signal.SIGKILL),
-                                ("stopped", [], signal.SIGINT), ("stopped_mpi", ["--workers", "2"], signal.SIGTERM)):
+                                ("stopped", [], signal.SIGINT),
+                                ("drained", [], signal.SIGUSR1), ("stopped_mpi", ["--workers", "2"], signal.SIGTERM)):
         code, source, out = interrupt(c, name, extra, number, n_lines)
-        if name == "stopped":
+        if name in ("stopped", "drained"):
             c.equal(code, 130, f"{name}: exit code")
             text = out.read_bytes()
             c.check(text.endswith(b"\n"), f"{name}: a line is unfinished")
