@@ -1,4 +1,5 @@
 /* `carousel bench`: finds the benchmark and hands it its arguments. */
+#include "cli/bench_calibrate.h"
 #include "cli/bench_kernels.h"
 #include "cli/bench_net.h"
 #include "cli/bench_tokenizer.h"
@@ -9,10 +10,11 @@
 #include <string.h>
 
 static const char help[] =
-    "usage: carousel bench kernels|net|engine|tokenizer|trace [options]\n"
+    "usage: carousel bench kernels|net|engine|calibrate|tokenizer|trace [options]\n"
     "  kernels    the block's linear layers and attention, beside peak and bandwidth\n"
     "  net        ping-pong of frame sizes between two ranks\n"
     "  engine     requests through the whole engine: tokens/s, TTFT, TPOT\n"
+    "  calibrate  what work costs here, as a file for simulate and --backend timed\n"
     "  tokenizer  text to ids and back\n"
     "  trace      what a trace record costs\n"
     "Each has --help and --json.";
@@ -25,6 +27,8 @@ int cli_bench(int argc, char **argv, char **program_argv)
     }
     if (strcmp(argv[1], "engine") == 0)
         return cli_bench_engine(argc - 1, argv + 1, program_argv);
+    if (strcmp(argv[1], "calibrate") == 0)
+        return cli_bench_calibrate(argc - 1, argv + 1);
     if (strcmp(argv[1], "kernels") == 0)
         return cli_bench_kernels(argc - 1, argv + 1);
     if (strcmp(argv[1], "net") == 0)

@@ -208,10 +208,10 @@ static enum status bench_machine(const struct session *s, struct kernels_machine
     return status;
 }
 
-static uint64_t process_cpu_ns(void)
+static uint64_t cpu_ns(clockid_t clock)
 {
     struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    clock_gettime(clock, &t);
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
@@ -233,10 +233,12 @@ static enum status bench_run(struct bench_engine *b, bool with_bound, struct ben
         return status;
     bench_measure_begin(b->measure);
     report->began_ns = host_now_ns();
-    uint64_t began_cpu_ns = process_cpu_ns();
+    uint64_t began_cpu_ns = cpu_ns(CLOCK_PROCESS_CPUTIME_ID);
+    uint64_t began_thread_ns = cpu_ns(CLOCK_THREAD_CPUTIME_ID);
     status = bench_phase(b, (uint32_t)(w->n_warmup + w->n_requests), err);
     report->ended_ns = host_now_ns();
-    report->cpu_ns = process_cpu_ns() - began_cpu_ns;
+    report->cpu_ns = cpu_ns(CLOCK_PROCESS_CPUTIME_ID) - began_cpu_ns;
+    report->coordinator_cpu_ns = cpu_ns(CLOCK_THREAD_CPUTIME_ID) - began_thread_ns;
     report->n_open_max = b->n_open_max;
     if (status == STATUS_OK)
         status = coordinator_collect_stats(c, false, report->stats, err);

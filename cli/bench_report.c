@@ -220,7 +220,6 @@ static struct trace_cost trace_cost(const struct bench_report *report, int n_wor
 static void print_json(const struct bench_report *report, const struct bench_measure *m,
                        const struct session *s, const struct bench_workload *w, struct totals t)
 {
-    static const char *const batchings[] = {"greedy", "tick", "knee", "round"};
     char hash[20];
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)m->hash);
     json_t *workers = json_array(), *exits = json_array();
@@ -232,14 +231,17 @@ static void print_json(const struct bench_report *report, const struct bench_mea
         "{s:i, s:s, s:i, s:i, s:i, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:o, s:o, s:o, s:I, s:I, "
         "s:s, "
         "s:o}",
-        "workers_count", s->n_workers, "batching", batchings[s->options.batching], "requests",
-        w->n_requests, "concurrency", w->concurrency, "open_max", (int)report->n_open_max,
-        "cancelled", (json_int_t)m->n_cancelled, "tokens", (json_int_t)m->n_tokens, "seconds",
-        t.seconds, "tokens_per_s", t.tokens_per_s, "loop_rows_per_s", (double)t.rows / t.seconds,
+        "workers_count", s->n_workers, "batching",
+        batching_name((enum batching)s->options.batching), "requests", w->n_requests, "concurrency",
+        w->concurrency, "open_max", (int)report->n_open_max, "cancelled",
+        (json_int_t)m->n_cancelled, "tokens", (json_int_t)m->n_tokens, "seconds", t.seconds,
+        "tokens_per_s", t.tokens_per_s, "loop_rows_per_s", (double)t.rows / t.seconds,
         "mean_exit_loop", t.mean_exit, "rows_per_batch", share(t.rows, t.batches), "ttft_ms",
         quantiles(m->ttft_ms, m->n), "tpot_ms", quantiles(m->tpot_ms, m->n), "exits", exits,
         "loop_rows", (json_int_t)t.rows, "bytes_sent", (json_int_t)t.bytes, "tokens_hash", hash,
         "workers", workers);
+    json_object_set_new(root, "coordinator_cpu_s",
+                        json_real((double)report->coordinator_cpu_ns / 1e9));
     if (steady_seconds(m) > 0) {
         json_object_set_new(root, "steady_seconds", json_real(steady_seconds(m)));
         json_object_set_new(root, "steady_tokens_per_s", json_real(steady_tokens_per_s(m)));

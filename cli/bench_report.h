@@ -29,6 +29,7 @@ void bench_measure_request(struct bench_measure *m, uint32_t index,
 struct bench_report {
     uint64_t began_ns, ended_ns;
     uint64_t cpu_ns;                /* of this process meanwhile; in one process, of all ranks */
+    uint64_t coordinator_cpu_ns;    /* of rank 0's own thread meanwhile */
     uint32_t n_open_max;            /* sequences that were admitted at the same time, at most */
     struct control_stats *stats;    /* [n_workers] */
     struct kernels_machine machine; /* zero unless --bound */

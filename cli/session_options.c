@@ -33,7 +33,7 @@ struct option_group session_options_group(struct session_options *o, struct opti
          "compute threads a worker (default: its share)", NULL},
         {"kv-memory", 0, OPTION_BYTES, &o->kv_bytes, "SIZE", NULL, 0, 0,
          "KV and parked rows a worker (default: automatic)", NULL},
-        {"batching", 0, OPTION_CHOICE, &o->batching, NULL, "greedy|tick|knee|round", 0, 0,
+        {"batching", 0, OPTION_CHOICE, &o->batching, NULL, BATCHING_NAMES, 0, 0,
          "when a batch starts (default round)", NULL},
         {"loops", 't', OPTION_INT, &o->n_loops, "T", NULL, 1, MODEL_MAX_LOOPS,
          "loops of the model (default: the checkpoint's)", NULL},

@@ -83,12 +83,6 @@ static struct totals sum_up(const struct simulate_report *report)
     return t;
 }
 
-static const char *batching_name(const struct simulate_config *c)
-{
-    static const char *const names[] = {"greedy", "tick", "knee"};
-    return names[c->batching];
-}
-
 static const char *arrivals_name(const struct simulate_load *load)
 {
     static const char *const names[] = {"closed", "poisson", "burst", "replay"};
@@ -158,12 +152,13 @@ void simulate_report_print_json(const struct simulate_report *report)
         "{s:i, s:i, s:s, s:s, s:i, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:o, s:o, s:o, s:I, "
         "s:I, s:s}",
         "workers_count", (int)c->n_workers, "ring_size", (int)c->ring_size, "batching",
-        batching_name(c), "arrivals", arrivals_name(report->load), "requests", (int)r->n_requests,
-        "cancelled", (json_int_t)r->n_cancelled, "tokens", (json_int_t)r->n_tokens, "seconds",
-        t.seconds, "tokens_per_s", t.tokens_per_s, "loop_rows_per_s", t.rows_per_s,
-        "mean_exit_loop", t.mean_exit, "rows_per_batch", share((double)t.rows, (double)t.batches),
-        "ttft_ms", quantiles_json(t.ttft_ms), "tpot_ms", quantiles_json(t.tpot_ms), "exits", exits,
-        "loop_rows", (json_int_t)t.rows, "bytes_sent", (json_int_t)t.bytes, "tokens_hash", hash);
+        batching_name(c->batching), "arrivals", arrivals_name(report->load), "requests",
+        (int)r->n_requests, "cancelled", (json_int_t)r->n_cancelled, "tokens",
+        (json_int_t)r->n_tokens, "seconds", t.seconds, "tokens_per_s", t.tokens_per_s,
+        "loop_rows_per_s", t.rows_per_s, "mean_exit_loop", t.mean_exit, "rows_per_batch",
+        share((double)t.rows, (double)t.batches), "ttft_ms", quantiles_json(t.ttft_ms), "tpot_ms",
+        quantiles_json(t.tpot_ms), "exits", exits, "loop_rows", (json_int_t)t.rows, "bytes_sent",
+        (json_int_t)t.bytes, "tokens_hash", hash);
     if (r->steady_s > 0) {
         json_object_set_new(root, "steady_seconds", json_real(r->steady_s));
         json_object_set_new(root, "steady_tokens_per_s", json_real(r->steady_tokens_per_s));

@@ -10,7 +10,7 @@ static const char usage[] =
     "worker its busy and idle time, and the way of the slowest tokens. FILE is what --trace of\n"
     "generate, batch, serve, bench engine or simulate has written; ui.perfetto.dev shows it.";
 
-static enum status report(const char *path, bool as_json, struct err *err)
+static enum status report(const char *path, bool as_json, const char *html, struct err *err)
 {
     struct trace_set *set;
     struct trace_report r;
@@ -19,9 +19,11 @@ static enum status report(const char *path, bool as_json, struct err *err)
         return status;
     status = trace_report_make(set, &r, err);
     if (status == STATUS_OK) {
-        if (as_json)
+        if (html != NULL)
+            status = trace_page_write(&r, set, html, err);
+        if (status == STATUS_OK && as_json)
             trace_report_print_json(&r, set);
-        else
+        else if (status == STATUS_OK)
             trace_report_print(&r, set);
         trace_report_free(&r);
     }
@@ -33,8 +35,11 @@ int cli_trace(int argc, char **argv, char **program_argv)
 {
     (void)program_argv;
     bool as_json = false;
+    const char *html = NULL;
     const struct option_spec own[] = {
         {"json", 0, OPTION_FLAG, &as_json, NULL, NULL, 0, 0, "print one JSON object", NULL},
+        {"html", 0, OPTION_STRING, &html, "OUT", NULL, 0, 0, "and write a page with the pictures",
+         NULL},
     };
     struct option_group groups[] = {{own, sizeof own / sizeof own[0]}};
     struct options_result args;
@@ -55,6 +60,6 @@ int cli_trace(int argc, char **argv, char **program_argv)
                     args.positionals[0]);
         return cli_fail_usage("trace", &err);
     }
-    return report(args.positionals[1], as_json, &err) == STATUS_OK ? CLI_OK
-                                                                   : cli_fail("trace", &err);
+    return report(args.positionals[1], as_json, html, &err) == STATUS_OK ? CLI_OK
+                                                                         : cli_fail("trace", &err);
 }

@@ -2,10 +2,8 @@
  *
  * A worker says its clock in every STATS. The question was sent at `asked` and the answer seen at
  * `answered`, both by our clock; if both ways took the same time, the worker answered in the middle
- * (Cristian 1989). The truth lies within half the round trip of that, so of the last exchanges the
- * quickest counts. Clocks drift apart by some 10 us a second (two crystals, one of them corrected
- * by NTP), so exchanges are repeated, and an old one counts as worse by 50 us for every second
- * since: five times that. */
+ * (Cristian 1989). The truth lies within half the round trip of that, so the quickest exchanges
+ * count; trace_clock.h says which are kept. Clocks drift apart, so exchanges are repeated. */
 #include "coordinator/coordinator_state.h"
 
 #include "cluster/host.h"
@@ -13,53 +11,37 @@
 #include <string.h>
 
 #define CLOCK_INTERVAL_NS UINT64_C(1000000000)
-#define DRIFT_PER_NS      50e-6
 /* Half a round trip that a quiet host makes; on a busy one some of many exchanges do. */
-#define QUICK_ERROR_NS 25e3
+#define QUICK_ERROR_NS 25000
 
 void coordinator_clock_note(struct peer_clock *k, uint64_t asked_ns, uint64_t answered_ns,
                             uint64_t clock_ns)
 {
-    uint64_t trip_ns = answered_ns - asked_ns;
-    struct clock_exchange *e = &k->exchanges[k->n_exchanges++ % CLOCK_EXCHANGES];
-    e->trip_ns = trip_ns;
-    e->asked_ns = asked_ns;
-    e->offset_ns = (int64_t)(clock_ns - (asked_ns + trip_ns / 2));
-}
-
-/* How far an exchange's offset may be off at a later time; one more for the half. */
-static double error_at(const struct clock_exchange *e, uint64_t at_ns)
-{
-    double since_ns = (double)(int64_t)(at_ns - e->asked_ns);
-    return (double)e->trip_ns / 2.0 + 1.0 + since_ns * DRIFT_PER_NS;
-}
-
-/* NULL: none yet. All of them grow worse alike, so which is the best does not depend on when. */
-static const struct clock_exchange *best_exchange(const struct peer_clock *k)
-{
-    const uint32_t n = k->n_exchanges < CLOCK_EXCHANGES ? k->n_exchanges : CLOCK_EXCHANGES;
-    if (n == 0)
-        return NULL;
-    const struct clock_exchange *best = &k->exchanges[0];
-    for (uint32_t i = 1; i < n; i++)
-        if (error_at(&k->exchanges[i], best->asked_ns) < error_at(best, best->asked_ns))
-            best = &k->exchanges[i];
-    return best;
+    const uint64_t trip_ns = answered_ns - asked_ns, middle_ns = asked_ns + trip_ns / 2;
+    /* One more for the half, and what the clocks drift on the way. */
+    const struct trace_clock point = {
+        .at_ns = middle_ns,
+        .offset_ns = (int64_t)(clock_ns - middle_ns),
+        .error_ns = trip_ns / 2 + 1 + (uint64_t)((double)trip_ns * TRACE_CLOCK_DRIFT),
+    };
+    k->n_exchanges++;
+    trace_clock_add(k->points, &k->n_points, CLOCK_POINTS, point);
 }
 
 int64_t coordinator_clock_offset_ns(const struct peer_clock *k)
 {
-    const struct clock_exchange *best = k->is_shared ? NULL : best_exchange(k);
-    return best != NULL ? best->offset_ns : 0;
+    /* The last one bounds best what comes after it. */
+    return k->is_shared || k->n_points == 0 ? 0 : k->points[k->n_points - 1].offset_ns;
 }
 
 void coordinator_worker_clock(const struct coordinator *c, uint32_t worker, int64_t *offset_ns,
                               uint64_t *error_ns)
 {
     const struct peer_clock *k = &c->peers[worker].clock;
-    const struct clock_exchange *best = k->is_shared ? NULL : best_exchange(k);
-    *offset_ns = best != NULL ? best->offset_ns : 0;
-    *error_ns = best != NULL ? (uint64_t)error_at(best, host_now_ns()) + 1 : 0;
+    *offset_ns = 0;
+    *error_ns = 0;
+    if (!k->is_shared && k->n_points > 0)
+        *offset_ns = trace_clock_offset(k->points, k->n_points, host_now_ns(), error_ns);
 }
 
 void coordinator_clock_meet(struct peer *p)
@@ -117,8 +99,9 @@ void coordinator_clock_take(struct coordinator *c, uint32_t worker,
     coordinator_clock_note(k, k->asked_ns, host_now_ns(), stats->clock_ns);
     k->asked_ns = 0;
     k->n_burst -= k->n_burst > 0;
-    if (k->n_burst <= CLOCK_LONG_BURST - CLOCK_BURST &&
-        error_at(best_exchange(k), host_now_ns()) < QUICK_ERROR_NS)
+    uint64_t error_ns;
+    trace_clock_offset(k->points, k->n_points, host_now_ns(), &error_ns);
+    if (k->n_burst <= CLOCK_LONG_BURST - CLOCK_BURST && error_ns < QUICK_ERROR_NS)
         k->n_burst = 0;
     if (k->n_burst > 0 || !coordinator_clock_is_known(&c->peers[worker]))
         c->next_clock_ns = 0; /* at the start one follows the other */

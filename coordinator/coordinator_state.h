@@ -9,6 +9,7 @@
 #include "coordinator/completion.h"
 #include "coordinator/coordinator.h"
 #include "coordinator/token_order.h"
+#include "coordinator/trace_clock.h"
 
 /* A request from submit until its on_end has been called. */
 struct request {
@@ -43,23 +44,20 @@ struct request {
 
 enum coordinator_phase { PHASE_HELLO = 0, PHASE_READY, PHASE_CLOCK, PHASE_RUNNING, PHASE_STOPPING };
 
-enum { CLOCK_EXCHANGES = 16, CLOCK_EXCHANGES_AT_START = 4 };
+enum { CLOCK_POINTS = 128, CLOCK_EXCHANGES_AT_START = 4 };
 /* Before a trace: so many in a row, and up to so many while none was quick. */
 enum { CLOCK_BURST = 8, CLOCK_LONG_BURST = 64 };
 enum { CLOCK_TAG = 0 };           /* of a STATS_REQUEST that only wants the clock */
 enum { CLOCK_OURS = UINT32_MAX }; /* in the place of a worker: this process */
 
 /* How far a worker's clock is ahead of ours: coordinator_clock.c. */
-struct clock_exchange {
-    int64_t offset_ns;
-    uint64_t trip_ns, asked_ns;
-};
 struct peer_clock {
     bool is_shared;    /* the worker reads the same clock as we do */
     uint64_t asked_ns; /* 0: no CLOCK_TAG is under way */
     uint32_t n_exchanges;
     uint32_t n_burst; /* exchanges that may still follow one another at once */
-    struct clock_exchange exchanges[CLOCK_EXCHANGES]; /* the last ones, by turns */
+    size_t n_points;
+    struct trace_clock points[CLOCK_POINTS];
 };
 
 /* One worker as rank 0 sees it. */

@@ -122,17 +122,29 @@ enum status coordinator_trace_ask(struct coordinator *c, struct err *err)
     return st;
 }
 
+/* Without memory for its history a clock is what it is now. */
+static void copy_clock(struct coordinator *c, uint32_t worker, struct trace_rank *out)
+{
+    const struct peer_clock *k = &c->peers[worker].clock;
+    out->is_clock_shared = k->is_shared;
+    coordinator_worker_clock(c, worker, &out->clock_offset_ns, &out->clock_error_ns);
+    if (k->is_shared || k->n_points == 0)
+        return;
+    out->clocks = malloc(k->n_points * sizeof *out->clocks);
+    if (out->clocks == NULL)
+        return;
+    memcpy(out->clocks, k->points, k->n_points * sizeof *out->clocks);
+    out->n_clocks = k->n_points;
+}
+
 static void finish(struct coordinator *c)
 {
     struct trace_question *q = &c->trace_question;
     struct trace_set *set = q->set;
     q->set = NULL;
     append_own(c, set, q->window_ns);
-    for (uint32_t w = 0; w < c->n_workers; w++) {
-        struct trace_rank *rank = &set->ranks[w + 1];
-        rank->is_clock_shared = c->peers[w].clock.is_shared;
-        coordinator_worker_clock(c, w, &rank->clock_offset_ns, &rank->clock_error_ns);
-    }
+    for (uint32_t w = 0; w < c->n_workers; w++)
+        copy_clock(c, w, &set->ranks[w + 1]);
     if (q->on_trace != NULL)
         q->on_trace(q->user, set); /* it may ask again */
     else

@@ -23,21 +23,46 @@ static int64_t correct_hop(int64_t hop_ns, int64_t our_offset_ns, int64_t peer_o
     return hop > 0 ? hop : 0;
 }
 
+/* Of a rank's clock less the coordinator's, at a time of the coordinator's. */
+static int64_t offset_at(const struct trace_rank *r, uint64_t at_ns, uint64_t *error_ns)
+{
+    if (r->n_clocks > 0)
+        return trace_clock_offset(r->clocks, r->n_clocks, at_ns, error_ns);
+    *error_ns = r->clock_error_ns;
+    return r->clock_offset_ns;
+}
+
+/* A time of the rank as the coordinator's. Which offset holds depends on the result: the second
+ * guess is off by the drift of the first one's drift. */
+static uint64_t to_ours(const struct trace_rank *r, uint64_t at_ns, uint64_t *error_ns)
+{
+    uint64_t ours = shift(at_ns, offset_at(r, shift(at_ns, r->clock_offset_ns), error_ns));
+    if (r->n_clocks > 0)
+        ours = shift(at_ns, offset_at(r, ours, error_ns));
+    return ours;
+}
+
 static void use_one_clock(const struct trace_set *set, uint32_t rank)
 {
-    const struct trace_rank *r = &set->ranks[rank];
+    struct trace_rank *r = &set->ranks[rank];
+    uint64_t most_ns = r->clock_error_ns, error_ns, ignored_ns;
     for (size_t i = 0; i < r->n_records; i++) {
         struct trace_record *a = &r->records[i];
-        a->at_ns = shift(a->at_ns, r->clock_offset_ns);
-        if (a->lasted_ns > UINT64_MAX - a->at_ns)
-            a->lasted_ns = UINT64_MAX - a->at_ns;
+        uint64_t end_ns = to_ours(r, a->at_ns + a->lasted_ns, &error_ns);
+        a->at_ns = to_ours(r, a->at_ns, &error_ns);
+        a->lasted_ns = end_ns > a->at_ns ? end_ns - a->at_ns : 0;
+        most_ns = error_ns > most_ns ? error_ns : most_ns;
+        if (a->kind == TRACE_BATCH && a->batch.head_ns > a->lasted_ns)
+            a->batch.head_ns = (uint32_t)a->lasted_ns;
         /* Rows that stayed have no hop, and a peer that is no rank has no clock. */
         if (a->kind == TRACE_ROWS && a->rows.hop_ns != 0)
-            a->rows.hop_ns = a->peer == rank || a->peer >= set->n_ranks
-                                 ? correct_hop(a->rows.hop_ns, 0, 0)
-                                 : correct_hop(a->rows.hop_ns, r->clock_offset_ns,
-                                               set->ranks[a->peer].clock_offset_ns);
+            a->rows.hop_ns =
+                a->peer == rank || a->peer >= set->n_ranks
+                    ? correct_hop(a->rows.hop_ns, 0, 0)
+                    : correct_hop(a->rows.hop_ns, offset_at(r, a->at_ns, &ignored_ns),
+                                  offset_at(&set->ranks[a->peer], a->at_ns, &ignored_ns));
     }
+    r->clock_error_ns = most_ns;
 }
 
 /* ---- order ---------------------------------------------------------------------------------- */

@@ -34,8 +34,10 @@ void trace_set_destroy(struct trace_set *set)
 {
     if (set == NULL)
         return;
-    for (uint32_t i = 0; i < set->n_ranks; i++)
+    for (uint32_t i = 0; i < set->n_ranks; i++) {
         free(set->ranks[i].records);
+        free(set->ranks[i].clocks);
+    }
     free(set->ranks);
     free(set);
 }

@@ -6,6 +6,7 @@
 #ifndef COORDINATOR_TRACE_SET_H
 #define COORDINATOR_TRACE_SET_H
 
+#include "coordinator/trace_clock.h"
 #include "proto/status.h"
 #include "proto/trace.h"
 
@@ -18,10 +19,13 @@ struct trace_rank {
     char host[64];
     struct trace_record *records; /* by this rank's own clock; in the order they were made */
     size_t n_records;
-    uint64_t n_lost;          /* overwritten before they could be kept */
-    int64_t clock_offset_ns;  /* this rank's clock less the coordinator's */
-    uint64_t clock_error_ns;  /* the offset is wrong by at most this */
-    bool is_clock_shared;     /* one clock: offset and error are 0 exactly */
+    uint64_t n_lost;         /* overwritten before they could be kept */
+    int64_t clock_offset_ns; /* this rank's clock less the coordinator's */
+    uint64_t clock_error_ns; /* the offset is wrong by at most this */
+    bool is_clock_shared;    /* one clock: offset and error are 0 exactly */
+    /* How the offset was at several times, for records that are old; NULL: always the same. */
+    struct trace_clock *clocks;
+    size_t n_clocks;
     int64_t clock_removed_ns; /* the offset that align took out of the times; the file tells it */
 };
 
@@ -43,7 +47,8 @@ enum status trace_set_append(struct trace_set *set, uint32_t rank,
 /* Makes one trace of many: times of all ranks become the coordinator's clock, hops lose the offset
  * of the two clocks (negative ones become 0), records of a rank are sorted by begin, and a starved
  * worker's idle time is split by what the coordinator says of it (TRACE_IDLE_KV, _DRAINING).
- * Offsets become 0 and keep their errors. Called once, before write and report. STATUS_NO_MEMORY.
+ * Offsets become 0 and keep their errors (with clocks: the largest of the records' times). Called
+ * once, before write and report. STATUS_NO_MEMORY.
  */
 enum status trace_set_align(struct trace_set *set, struct err *err);
 

@@ -42,6 +42,10 @@ def same_tokens(c, name, options, wanted):
 
 
 def duration(c):
+    patiently(c, lambda: lengths(c))
+
+
+def lengths(c):
     """One row a batch, so that the length of each is known: 4 loops of 2 ms a token."""
     cost = cost_file("exact", block_us=[[1, 2000]], jitter=0)
     found = bench("-r", 2, "-c", 1, "-p", 1, "-o", 40, "--cost", cost)
@@ -49,12 +53,25 @@ def duration(c):
     mean_ms = 1e3 * found["seconds"] * found["workers"][0]["busy"] / batches
     c.note(f"a batch of 2.000 ms took {mean_ms:.3f} ms on average; TPOT {found['tpot_ms']['p50']:.3f} ms of 8.000 ms")
     c.equal(batches, 2 * 40 * 4, "one batch a loop and token")
-    c.check(1.98 < mean_ms < 2.6, f"a batch of 2 ms took {mean_ms} ms")
-    c.check(7.9 < found["tpot_ms"]["p50"] < 10.4, f"a token of 8 ms took {found['tpot_ms']}")
+    c.check(mean_ms > 1.98, f"a batch of 2 ms took {mean_ms} ms")
+    c.check(found["tpot_ms"]["p50"] > 7.9, f"a token of 8 ms took {found['tpot_ms']}")
+    return mean_ms < 2.5 and found["tpot_ms"]["p50"] < 10, f"batches of 2 ms took {mean_ms} ms, {found['tpot_ms']}"
+
+
+def patiently(c, attempt):
+    """Times on a machine that is busy with other tests are true only sometimes: one good of three is enough."""
+    for i in range(3):
+        is_good, what = attempt()
+        if is_good:
+            break
+    c.check(is_good, what)
 
 
 def scaling(c):
-    """No bound that a busy machine could break: printed, and more workers are faster."""
+    patiently(c, lambda: scale(c))
+
+
+def scale(c):
     rates = {}
     for w in (1, 2, 4):
         found = bench("-r", 64 * w, "-c", 64 * w, "-p", 8, "-o", 32, "--cost", "weight_bound", "--max-batch-rows", 64,
@@ -62,7 +79,7 @@ def scaling(c):
         rates[w] = found["tokens_per_s"]
     c.note("weight_bound, full depth, 64 requests a worker: " +
            ", ".join(f"W={w} {rate:.0f} tokens/s ({rate / w / rates[1]:.2f} of ideal)" for w, rate in rates.items()))
-    c.check(rates[4] > 1.5 * rates[1], f"4 workers are faster than 1: {rates}")
+    return rates[4] > 2 * rates[1], f"4 workers are faster than 1: {rates}"
 
 
 def shipped_costs(c):
@@ -87,6 +104,35 @@ def holes(c):
     c.equal(found["workers"][0]["kv_blocks_total"], (100 << 30) // (16 * (196608 + 4 * 2048)), "KV blocks of 100 GiB")
 
 
+def calibrated(c):
+    """A file measured here is one that the timed backend runs on. How well it predicts is printed: other tests
+    share the machine."""
+    patiently(c, lambda: calibrate(c))
+
+
+def calibrate(c):
+    path = WORK / "timed-calibrated.json"
+    found = run_json("bench", "calibrate", "-o", path, "--max-rows", 32, "--seconds", 0.5, "--threads", 1)
+    cost = json.loads(path.read_text())
+    for check in found["checks"]:
+        c.note(f"calibrated, {check['concurrency']} in flight: TPOT {check['predicted_tpot_ms']:.3f} ms predicted, "
+               f"{check['measured_tpot_ms']:.3f} ms measured")
+    c.equal([rows for rows, us in cost["block_us"]], [1, 2, 4, 8, 16, 32], "points of the block")
+    c.check(all(us > 0 for rows, us in cost["block_us"] + cost["head_us"]), f"times are positive: {cost}")
+    c.check(cost["block_us"][-1][1] > 2 * cost["block_us"][0][1], f"32 rows take longer than one: {cost['block_us']}")
+    for key in ("coordinator_token_us", "worker_row_us"):
+        c.check(0 < cost[key] < 1000, f"{key} is {cost[key]}")
+    c.check(0 < cost["links"]["local"]["latency_us"] < 1e5, f"links: {cost['links']}")
+    c.equal(bench("-r", 2, "-c", 2, "-p", 2, "-o", 2, "--cost", path)["tokens"], 4, "runs on the measured file")
+    ratios = [check["ratio"] for check in found["checks"]]
+    return all(0.3 < ratio < 3 for ratio in ratios), f"predicted and measured are of the same order: {ratios}"
+
+
+def calibrated_nowhere(c):
+    result = run("bench", "calibrate", "-o", WORK / "nowhere" / "x.json", "--max-rows", 1, "--seconds", 0.01)
+    c.check(result.code == 1 and "nowhere" in result.err, f"a file that cannot be written: {result}")
+
+
 def refused(c):
     for options, says in (
             (("--backend", "timed"), "carousel bench engine: --backend timed waits instead of computing; say how long "
@@ -108,7 +154,7 @@ def main():
     c = Checks("e2e_timed")
     c.attempt(same_tokens, "full depth", (), [0, 0, 0, 1])
     c.attempt(same_tokens, "forced exits", ("--force-exits", ",".join(map(str, EXITS))), EXITS)
-    for test in (duration, scaling, shipped_costs, holes, refused):
+    for test in (duration, scaling, shipped_costs, holes, calibrated, calibrated_nowhere, refused):
         c.attempt(test)
     c.close()
 

@@ -225,7 +225,8 @@ static void test_coordinator_counts_drift_since_an_exchange(void **state)
     uint64_t error_ns, now_ns = host_now_ns();
     /* 1000 s ago, 2 us; 1 s ago, 20 us: 50 ms and 50 us of drift later the second is better. */
     memset(k, 0, sizeof *k);
-    coordinator_clock_note(k, now_ns - 1000000000000, now_ns - 999999998000, 1);
+    coordinator_clock_note(k, now_ns - 1000000000000, now_ns - 999999998000,
+                           now_ns - 999999999000 + 500);
     coordinator_clock_note(k, now_ns - 1000000000, now_ns - 999980000, now_ns - 999990000 + 77);
     coordinator_worker_clock(c->coordinator, 0, &offset_ns, &error_ns);
     assert_int_equal(offset_ns, 77);

@@ -4,6 +4,12 @@
 #include <assert.h>
 #include <stddef.h>
 
+const char *batching_name(enum batching batching)
+{
+    static const char *const names[] = {"greedy", "tick", "knee", "round"};
+    return names[batching];
+}
+
 /* a * b + c, or the largest value when that does not fit. */
 static uint64_t saturating_cost(uint64_t a, uint64_t b, uint64_t c)
 {

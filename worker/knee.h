@@ -12,6 +12,10 @@
  *   round   ring mates whose batch is of an earlier round than ours will be, until a/b */
 enum batching { BATCHING_GREEDY = 0, BATCHING_TICK = 1, BATCHING_KNEE = 2, BATCHING_ROUND = 3 };
 
+/* Their names, as options take them and reports show them. */
+#define BATCHING_NAMES "greedy|tick|knee|round"
+const char *batching_name(enum batching batching);
+
 struct knee_input {
     enum batching batching;
     uint32_t n_ready;      /* rows that could go into a batch now, > 0 */

@@ -72,5 +72,8 @@ enum status replica_run(struct replica *r, const struct batch *batch, struct bat
  * second on any model. */
 enum status replica_calibrate(struct replica *r, uint64_t *batch_ns, uint64_t *row_ns,
                               struct err *err);
+/* Writes small values over the whole KV pool, so that reading it is reading memory: pages nobody
+ * has written may all be one. For measurements, before the first sequence. */
+enum status replica_fill_kv(struct replica *r, struct err *err);
 
 #endif

@@ -6,15 +6,25 @@
 #include "worker/timed.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <time.h>
 
+/* Many ranks share few cores here and sleep most of the time: a thread that is due must not wait
+ * until another one's turn is over, nor be woken late to save power (50 us, Linux' default). */
+static void wake_promptly(void)
+{
+    host_prefer_short_turns();
+    prctl(PR_SET_TIMERSLACK, 1);
+}
+
 struct replica_timed {
     struct cost_model cost;
     struct timed timed;
     uint64_t late_ns; /* by which the last batch was over too late */
+    pthread_t thread; /* that ran the last batch */
     float *row;       /* [d] what every row reads as: frames travel in their real size */
 };
 
@@ -35,10 +45,12 @@ enum status replica_timed_create(struct replica *r, const struct replica_config 
     for (size_t i = 0; i < d; i++)
         row[i] = (float)(i + 1) / (float)d;
     t->row = row;
+    t->thread = pthread_self();
     t->timed = (struct timed){.cost = &t->cost,
                               .vocab_size = (uint32_t)r->model.vocab_size,
                               .jitter_seed = config->jitter_seed};
     r->timed = t;
+    wake_promptly(); /* the driver's thread: it creates the replica */
     r->geometry.workspace_bytes = 0;
     return cost_model_load(config->cost_file, &t->cost, err);
 }
@@ -65,8 +77,6 @@ static void sleep_until(uint64_t at_ns)
 {
     struct timespec at = {.tv_sec = (time_t)(at_ns / 1000000000u),
                           .tv_nsec = (long)(at_ns % 1000000000u)};
-    /* Linux may wake a thread up to 50 us late to save power; a batch can be as short as that. */
-    prctl(PR_SET_TIMERSLACK, 1);
     while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL) == EINTR)
         continue;
 }
@@ -74,6 +84,10 @@ static void sleep_until(uint64_t at_ns)
 void replica_timed_run(struct replica *r, const struct batch *batch, struct batch_result *result)
 {
     struct replica_timed *t = r->timed;
+    if (!pthread_equal(t->thread, pthread_self())) {
+        t->thread = pthread_self();
+        wake_promptly();
+    }
     uint64_t start_ns = host_now_ns();
     timed_run(&t->timed, batch, result);
     /* A busy machine wakes a thread late. The next batch gives that back, as far as a quarter of
