@@ -23,7 +23,7 @@ from http_lib import wait_for
 
 PLACE = WORK / "slurm"
 TESTBED = ROOT / "scripts" / "slurm" / "testbed.sh"
-N_NODES = 6
+N_NODES = 9 # for a batch on 3, a service on 2 and a study on 1 + 3 at the same time
 # Waits as long as a model does whose weights take 2 ms to read: the same on any machine, and hardly any CPU.
 TIMED = ["--backend", "timed", "--cost", "weight_bound"]
 # slurmctld looks at time limits every so often, counted from its start.
@@ -245,21 +245,21 @@ def test_serve(c, bed):
 
 # ---- batch ---------------------------------------------------------------------------------------------------------
 
-def start_batch(bed):
-    """200 prompts that take some 25 s, with the shortest limit that Slurm has and its signal as early as can be."""
+def start_batch(_, bed):
+    """200 prompts that take 20 s or more, with the shortest limit that Slurm has and its signal as early as can be."""
     with open(PLACE / "in.jsonl", "w", encoding="ascii") as f:
         for i in range(200):
-            f.write(json.dumps({"custom_id": f"line-{i}", "prompt": "f>w c>x", "max_tokens": 34, "ignore_eos": True}) + "\n")
+            f.write(json.dumps({"custom_id": f"line-{i}", "prompt": "f>w c>x", "max_tokens": 25, "ignore_eos": True}) + "\n")
     # Neither at the end of the batch nor before it has begun.
     phase = (time.monotonic() - bed.began) % LIMIT_TICK_S
-    if not 10 <= phase <= 20:
+    if not 12 <= phase <= 16:
         time.sleep((12 - phase) % LIMIT_TICK_S)
     return bed.submit("batch-limit", 3, ["--time=1", "--signal=B:USR1@50"], DEMO, "-i", PLACE / "in.jsonl",
                       "-o", PLACE / "out.jsonl", "--max-sequences", "2", *TIMED)
 
 
 def finish_batch(c, bed, job):
-    job.wait(["COMPLETED"], 75)
+    job.wait(["COMPLETED"], 100)
     log = job.log.read_text()
     n_starts = int(job.field("Restarts")) + 1
     c.check(n_starts >= 2 and log.count("the job waits to go on") == n_starts - 1, f"batch: {n_starts} starts: {log}")
@@ -288,6 +288,46 @@ def test_batch_drain(c, bed):
     c.check(0 < len(lines) < 200 and all(json.loads(line)["error"] is None for line in lines), "batch drained: lines")
 
 
+# ---- scaling -------------------------------------------------------------------------------------------------------
+
+def start_scaling(c, bed):
+    result = bed.command(ROOT / "scripts" / "slurm" / "scaling.sh", "--nodes", "3,1,2", "--out", PLACE / "scaling",
+                         "--time", "5", "--", "--series", "strong", "--repetitions", "2", "--base", "default",
+                         "--strong-concurrency", "12", "--rounds", "2", "--", *TIMED)
+    c.equal(result.code, 0, f"scaling: {result}")
+    said = [line.split()[1:4] for line in result.out.splitlines()]
+    c.equal([words[1:] for words in said], [["1", "nodes"], ["2", "nodes"], ["3", "nodes"], ["the", "plot,"]],
+            f"scaling: jobs {result.out}")
+    out = PLACE / "scaling"
+    return Job(bed, said[-1][0].rstrip(":"), out / f"plot-{said[-1][0].rstrip(':')}.log", out)
+
+
+def finish_scaling(c, bed, job):
+    out = job.run_dir
+    wait_for(lambda: job.state() in ("COMPLETED", "FAILED", "CANCELLED"), 90)
+    logs = "".join(p.read_text(errors="replace") for p in sorted(out.glob("*.log")))
+    if not c.equal(job.state(), "COMPLETED", f"scaling: the plot's job: {logs[-1500:]}"):
+        return
+    for n in (1, 2, 3):
+        points = json.loads((out / f"w{n}.json").read_text())["points"]
+        c.equal([p["ok"] for p in points], [True, True], f"scaling: points of {n} workers")
+        c.equal({len(p["result"]["workers"]) for p in points}, {n}, "scaling: workers that measured")
+    rows = (out / "scaling.csv").read_text().splitlines()
+    c.check(len(rows) >= 4, f"scaling: {rows}")
+    c.check((out / "scaling.png").read_bytes().startswith(b"\x89PNG") and "<svg" in (out / "scaling.svg").read_text(),
+            "scaling: the plot")
+    c.check((out / "manifest.json").exists(), "scaling: the manifest")
+    bad = bed.command(ROOT / "scripts" / "slurm" / "scaling.sh", "--nodes", "1,x")
+    c.check(bad.code == 1 and bad.err.count("\n") == 1 and "numbers with commas" in bad.err, f"scaling: {bad}")
+
+
+def timed(c, function, *args):
+    began = time.monotonic()
+    result = c.attempt(function, *args)
+    c.note(f"{function.__name__}: {time.monotonic() - began:.1f} s")
+    return result
+
+
 def main():
     why = missing()
     if why:
@@ -303,12 +343,16 @@ def main():
     PLACE.mkdir(parents=True)
     result = bed.up()
     c.note(result.err.strip())
-    c.attempt(test_errors, bed)
-    job = start_batch(bed)
-    c.attempt(test_serve, bed)
-    c.attempt(test_batch_drain, bed)
-    c.attempt(test_testbed)
-    c.attempt(finish_batch, bed, job)
+    timed(c, test_errors, bed)
+    batch = timed(c, start_batch, bed)
+    study = timed(c, start_scaling, bed)
+    timed(c, test_serve, bed)
+    timed(c, test_batch_drain, bed)
+    timed(c, test_testbed)
+    if study is not None:
+        timed(c, finish_scaling, bed, study)
+    if batch is not None:
+        timed(c, finish_batch, bed, batch)
     bed.down()
     c.equal(bed.processes(), [], "processes left")
     c.check(not directory.exists(), f"{directory} is left")
