@@ -1,6 +1,7 @@
 """scripts/scaling_study.sh: points in random order that can be taken up again, intervals that are right, a picture that
 shows something, failures that are told. Ranks wait by a cost file instead of computing.
 """
+import concurrent.futures
 import csv
 import json
 import math
@@ -246,15 +247,18 @@ def main():
     shutil.rmtree(PLACE, ignore_errors=True)
     PLACE.mkdir(parents=True)
     directory = PLACE / "timed"
-    c.attempt(check_bootstrap)
-    try:
-        check_run(c, directory)
-        for check in (check_csv, check_pictures, check_manifest, check_refusals):
-            c.attempt(check, directory)
-    except Failure as e:
-        c.check(False, str(e))
-    for check in (check_failures, check_end, check_real_arithmetic):
-        c.attempt(check)
+    # Studies of their own, beside each other: most of their time is waiting.
+    with concurrent.futures.ThreadPoolExecutor(3) as beside:
+        running = [beside.submit(c.attempt, check) for check in (check_failures, check_end, check_real_arithmetic)]
+        c.attempt(check_bootstrap)
+        try:
+            check_run(c, directory)
+            for check in (check_csv, check_pictures, check_manifest, check_refusals):
+                c.attempt(check, directory)
+        except Failure as e:
+            c.check(False, str(e))
+        for one in running:
+            one.result()
     c.close()
 
 
