@@ -16,7 +16,7 @@ struct bench_trace_figures {
     double copy_window_ns; /* of a full buffer of which the last tenth is copied */
 };
 
-/* With a buffer of n_bytes, in about a tenth of a second. STATUS_NO_MEMORY. */
+/* With a buffer of n_bytes, 64 MiB at most, in about a tenth of a second. STATUS_NO_MEMORY. */
 enum status bench_trace_measure(uint64_t n_bytes, struct bench_trace_figures *out, struct err *err);
 
 /* argv[0] is "trace"; returns the exit code. */

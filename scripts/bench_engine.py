@@ -3,7 +3,7 @@
 
     bench_engine.py batching   greedy, tick, knee and round over 4 workers with a forced exit mix
     bench_engine.py overhead   what distribution costs: W = 1 over MPI beside W = 1 in one process; idle CPU
-    bench_engine.py trace      what recording costs: --trace-buffer 0 beside the default, in turn, 1 and 4 workers
+    bench_engine.py trace      what recording costs: --trace-buffer 0 beside the default, in turn, 1 and 2 workers
     bench_engine.py large      an Ouro-1.4B-shaped bf16 checkpoint: start, decode against bandwidth, shared pages
 """
 import argparse
@@ -112,7 +112,7 @@ def overhead(runs):
 
 def trace(runs):
     """On the demo model, whose batches are so short that there is more to record a second than on any other."""
-    for workers, transport in ((1, "inproc"), (4, "mpi")):
+    for workers, transport in ((1, "inproc"), (2, "mpi")):
         common = ["--requests", "768", "--warmup", "64", "--concurrency", "64", "--force-exits", "0.1,0.3,0.3,0.3",
                   "--threads", "1", "--transport", transport, "--workers", str(workers)]
         off, on = {"off": common + ["--trace-buffer", "0"]}, {"on": common}

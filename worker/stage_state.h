@@ -112,7 +112,7 @@ struct stage {
     struct kv_blocks kv;
 
     struct stage_sequence *sequences; /* [max_sequences] */
-    uint32_t free_sequence, n_sequences;
+    uint32_t free_sequence, n_touched_sequences, n_sequences;
     uint32_t *buckets; /* [n_buckets] first sequence of each hash value */
     uint32_t n_buckets;
     uint64_t highest_opened;
