@@ -10,7 +10,7 @@ import sys
 
 import browser_lib
 from browser_lib import LOOPS, Browser, area, count_colour, cut, read_pixels
-from e2e_lib import DEMO, WORK, Checks, run_ok
+from e2e_lib import DEMO, WORK, Checks, run, run_ok
 
 PLACE = WORK / "trace_page"
 PROMPTS = [json.loads(line)["prompt"] for line in (DEMO / "prompts.jsonl").read_text().splitlines()]
@@ -142,6 +142,11 @@ def test_real_run(c, browser):
     out.unlink(missing_ok=True)
     run_ok("batch", DEMO, "-i", source, "-o", out, "--workers", 2, "-q", 0.3, "--ignore-eos", "--max-tokens", 16, "--trace", trace, "--quiet")
     report = json.loads(run_ok("trace", "report", trace, "--json", "--html", html).out)
+    kept = trace.read_bytes()
+    same = run("trace", "report", trace, "--html", PLACE / ".." / PLACE.name / "run.json")
+    c.check(same.code == 1 and "is the trace itself" in same.err and trace.read_bytes() == kept, f"a page in the trace's place: {same}")
+    nowhere = run("trace", "report", trace, "--html", PLACE / "no" / "run.html")
+    c.check(nowhere.code == 1 and "no/run.html" in nowhere.err, f"a page that cannot be written: {nowhere}")
     c.check(html.stat().st_size < 1e6, f"{html.stat().st_size} bytes")
     text = html.read_text()
     c.check("@" not in text[:text.index("<body>")].replace("@media", "") and "http://" not in text.replace("http://www.w3.org/2000/svg", "") and "https://" not in text,
