@@ -3,6 +3,8 @@
 
 /* Above this share of its time rank 0, and not the links, is what an opening waits for. */
 static const double RANK0_IS_BUSY = 0.5;
+/* Below this share of the run a steady time is too short to be compared. */
+static const double STEADY_SHARE = 0.25;
 
 /* Seconds for each token: of workers, and of sequences. */
 struct per_token {
@@ -36,6 +38,12 @@ static struct per_token split(const struct simulate_result *r, uint32_t n_worker
     return p;
 }
 
+/* Where requests of one length end in waves, the time between ends and starts says nothing. */
+static bool has_steady_time(const struct simulate_result *r)
+{
+    return r->steady_s >= STEADY_SHARE * (double)(r->ended_ns - r->began_ns) / 1e9;
+}
+
 static double above(double here, double base)
 {
     return here > base ? here - base : 0;
@@ -51,7 +59,7 @@ void simulate_why_make(const struct simulate_result *result, uint32_t n_workers,
     if (base->stats[0].n_batches > 0)
         out->base_rows_per_batch = (double)base->stats[0].n_rows / (double)base->stats[0].n_batches;
     out->efficiency = rate(result) / (n_workers * rate(base));
-    if (base->steady_tokens_per_s > 0)
+    if (has_steady_time(result) && has_steady_time(base))
         out->steady = result->steady_tokens_per_s / (n_workers * base->steady_tokens_per_s);
     struct per_token here = split(result, n_workers, concurrency);
     struct per_token alone = split(base, 1, base_concurrency);
