@@ -33,6 +33,8 @@ for pattern in $pure; do
     fi
 done
 
+# Objects have no spaces in their names, and the list is meant to be split.
+# shellcheck disable=SC2086
 defined=$(nm --defined-only --extern-only $objects | awk 'NF == 3 { print $3 }' | sort -u)
 failed=0
 count=0
@@ -40,6 +42,7 @@ for object in $objects; do
     count=$((count + 1))
     may="$allowed|$sanitizer"
     for pattern in $with_heap; do
+        # shellcheck disable=SC2254 # a pattern it is
         case $object in "$build"/$pattern) may="$may|$heap" ;; esac
     done
     calls=$(nm --undefined-only "$object" | awk '{ print $NF }' | sed 's/@.*//' |
