@@ -332,8 +332,8 @@ def run(a):
     have = {(p["series"], w, p["repetition"]) for w in a.workers for p in kept[w]["points"] if p["ok"]}
     todo = [(order, *p) for order, p in enumerate(wanted) if p not in have]
     print(f"{len(wanted)} points, {len(wanted) - len(todo)} of them are there", flush=True)
-    base = find_base(a, plan) if todo else []
     facts, n_failed = scaling_facts.gather(a, ROOT), 0
+    base = find_base(a, plan) if todo else []
     for number, (order, series, n_workers, repetition) in enumerate(todo, 1):
         point = {"series": series, "repetition": repetition, "order": order,
                  "began": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
