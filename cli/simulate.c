@@ -4,6 +4,7 @@
 #include "cli/simulate_report.h"
 #include "cli/simulate_why.h"
 #include "cli/simulate_world.h"
+#include "cli/trace_report.h"
 #include "cluster/host.h"
 
 #include <inttypes.h>
@@ -16,6 +17,20 @@ static const char usage[] =
     "with config.json; without it the dimensions are Ouro-1.4B's (--shape). The same\n"
     "options and seed print the same bytes. docs/simulator.md says what is modelled.";
 
+static enum status print_trace_report(const struct trace_set *set, bool as_json, struct err *err)
+{
+    struct trace_report report;
+    enum status status = trace_report_make(set, &report, err);
+    if (status != STATUS_OK)
+        return status;
+    if (as_json)
+        trace_report_print_json(&report, set);
+    else
+        trace_report_print(&report, set);
+    trace_report_free(&report);
+    return STATUS_OK;
+}
+
 static enum status save_trace(const struct simulate_options *o, const struct simulate_world *world,
                               struct err *err)
 {
@@ -25,6 +40,8 @@ static enum status save_trace(const struct simulate_options *o, const struct sim
         return status;
     if (o->trace != NULL)
         status = trace_set_write(set, o->trace, err);
+    if (status == STATUS_OK && o->with_report)
+        status = print_trace_report(set, o->as_json, err);
     trace_set_destroy(set);
     return status;
 }

@@ -71,6 +71,8 @@ size_t simulate_options_groups(struct simulate_options *o, struct simulate_specs
          "burst: requests at once (default 16)", NULL},
         {"period", 0, OPTION_FLOAT, &o->period_ms, "MS", NULL, 1e-3, 1e9,
          "burst: from one to the next (default 1000)", NULL},
+        {"replay", 0, OPTION_STRING, &o->replay, "TRACE", NULL, 0, 0,
+         "arrivals, lengths and exits of a trace file", NULL},
         {"seed", 's', OPTION_U64, &o->seed, "S", NULL, 0, 0,
          "of exits, tokens and jitter (default 0)", NULL},
         {.type = OPTION_MORE},
@@ -93,6 +95,8 @@ size_t simulate_options_groups(struct simulate_options *o, struct simulate_specs
         {"trace", 0, OPTION_STRING, &o->trace, "FILE", NULL, 0, 0, "write a trace file", NULL},
         {"trace-buffer", 0, OPTION_BYTES, &o->trace_bytes, "SIZE", NULL, 0, 0,
          "trace records kept a rank (default: 256M in all)", &o->has_trace_bytes},
+        {"report", 0, OPTION_FLAG, &o->with_report, NULL, NULL, 0, 0,
+         "print what the trace says, as trace report", NULL},
     };
     enum { N = sizeof table / sizeof table[0] };
     static_assert((int)N <= (int)SIMULATE_N_SPECS, "struct simulate_specs has room for as many");
@@ -126,6 +130,10 @@ enum status simulate_options_check(struct simulate_options *o, const struct opti
                        "--arrivals poisson needs --rate, the requests a second");
     if (o->arrivals != ARRIVALS_POISSON && o->has_rate)
         return err_set(err, STATUS_INVALID, "--rate is for --arrivals poisson");
+    if ((o->trace != NULL || o->with_report) && o->has_trace_bytes && o->trace_bytes == 0)
+        return err_set(err, STATUS_INVALID,
+                       "--trace-buffer 0 records nothing, so there is nothing for %s",
+                       o->trace != NULL ? "--trace" : "--report");
     if (o->replay != NULL && o->has_arrivals)
         return err_set(err, STATUS_INVALID,
                        "--replay and --arrivals both say when requests arrive; give one");
@@ -249,5 +257,10 @@ enum status simulate_options_apply(struct simulate_options *o, struct simulate_c
     load->base.max_loops = (uint32_t)config->model.n_loops;
     load->base.prefill = (enum prefill_policy)o->prefill;
     load->base.sampling.seed = o->seed;
-    return bench_workload_check(&o->workload, &config->model, err);
+    if (o->replay == NULL)
+        return bench_workload_check(&o->workload, &config->model, err);
+    status = simulate_load_replay(load, o->replay, err);
+    if (status == STATUS_OK)
+        o->workload.n_requests = (int)load->n_recorded;
+    return status;
 }

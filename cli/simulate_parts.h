@@ -33,7 +33,7 @@ struct simulate_message {
     uint32_t source;
     enum control_kind kind; /* 0: a bundle of frames */
     uint64_t n_bytes;       /* on the wire */
-    uint32_t flags, n_frames, n_hidden_rows;
+    uint32_t flags, round, n_frames, n_hidden_rows;
     struct frame *frames;
     uint32_t n_tokens;
     struct control_token *tokens;
@@ -95,10 +95,6 @@ struct simulate_rank0 {
     struct simulate_request *waiting_first, *waiting_last; /* arrived, not submitted */
     bool is_full;        /* the scheduler's queue: no submit until something changes */
     uint64_t idle_at_ns; /* when the last sequence was gone */
-    uint32_t *ring_open; /* [n_rings] open sequences, for the reason of a wait */
-    bool is_blocked;
-    uint64_t blocked_since_ns;
-    struct scheduler_load load; /* as last recorded */
 };
 
 /* Sizes of control messages, as the codec says for typical ones. */

@@ -366,6 +366,7 @@ enum status simulate_rank0_create(struct simulate_world *w, uint32_t n_total, st
         .n_blocks = n_blocks,
         .max_queue = MAX_QUEUE,
         .max_running = c->max_sequences,
+        .trace = w->ranks[0].trace,
     };
     enum status status = scheduler_create(&scheduler, &z->scheduler, err);
     free(n_blocks);

@@ -6,9 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* As in worker/worker_output.c: shorter batches run on the driver's own thread. */
-enum { INLINE_BATCH_NS = 400 * 1000 };
-
 static struct simulate_rank *rank_of(struct simulate_world *w, const struct simulate_worker *k)
 {
     return &w->ranks[k->number + 1];
@@ -91,7 +88,8 @@ static enum status send_bundle(struct simulate_world *w, struct simulate_worker 
         malloc(sizeof *m + send_->n_frames * sizeof *m->frames + n_rows * sizeof(int32_t));
     if (m == NULL)
         return err_set(err, STATUS_NO_MEMORY, "no memory for a message of %u rows", n_rows);
-    *m = (struct simulate_message){.flags = send_->flags, .n_frames = send_->n_frames};
+    *m = (struct simulate_message){
+        .flags = send_->flags, .round = send_->round, .n_frames = send_->n_frames};
     m->n_bytes = bundle_header_bytes();
     m->frames = (struct frame *)(m + 1);
     int32_t *ids = (int32_t *)(m->frames + send_->n_frames);
@@ -117,7 +115,7 @@ static enum status begin_batch(struct simulate_world *w, struct simulate_worker 
     timed_run(&k->timed, batch, &k->result);
     uint64_t done_ns =
         *now_ns + k->result.compute_ns + simulate_ns(w->config.cost.batch_overhead_ns);
-    k->is_done = k->cost.batch_ns + k->cost.row_ns * batch->n_rows < INLINE_BATCH_NS;
+    k->is_done = k->cost.batch_ns + k->cost.row_ns * batch->n_rows < COST_INLINE_BATCH_NS;
     if (!k->is_done)
         return event_queue_push(&w->queue, done_ns, SIMULATE_BATCH, k->number + 1, NULL, err);
     *now_ns = done_ns; /* the driver did nothing else meanwhile */
@@ -160,6 +158,7 @@ static enum status take_bundle(struct simulate_world *w, struct simulate_worker 
     }
     if (status == STATUS_OK && (m->flags & BUNDLE_BUSY)) {
         mate.mate_flags = BUNDLE_BUSY;
+        mate.mate_round = m->round;
         status = step(w, k, &mate, now_ns, err);
     }
     return status;

@@ -24,9 +24,9 @@ static double percent(double part, double whole)
 
 static void print_head(const struct trace_report *r, const struct trace_set *set)
 {
-    printf("%s%s%s: %" PRIu32 " workers, rings of %" PRIu32 ", %" PRIu32 " loops, carousel %s\n",
-           set->is_simulated ? "simulated, " : "", set->model[0] != '\0' ? "model " : "a model",
-           set->model, r->n_workers, set->ring_size, r->n_loops, set->version);
+    printf("%s%s: %" PRIu32 " workers, rings of %" PRIu32 ", %" PRIu32 " loops, carousel %s\n",
+           set->is_simulated ? "simulated, " : "", set->model[0] != '\0' ? set->model : "a model",
+           r->n_workers, set->ring_size, r->n_loops, set->version);
     printf("%.3f s, %" PRIu64 " requests, %" PRIu64 " tokens, %.1f tokens/s\n\n", r->elapsed_s,
            r->n_requests, r->n_tokens, r->tokens_per_s);
 }

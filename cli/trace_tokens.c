@@ -8,12 +8,16 @@
 
 /* ---- one token ------------------------------------------------------------------------------ */
 
-/* A token with all of its batches: steps[first_of[l - 1]] is its loop l, the last of them if it ran
- * more than once. */
+struct part {
+    uint64_t hop_ns, wait_ns, compute_ns;
+};
+
+/* A token with all of its batches; of a loop that ran more than once the last one. */
 struct way {
     const struct trace_record *loops[SEQUENCE_MAX_LOOPS], *arrival;
     uint16_t ranks[SEQUENCE_MAX_LOOPS];
-    uint64_t hop_ns, wait_ns, compute_ns, deliver_ns;
+    struct part parts[SEQUENCE_MAX_LOOPS], sum;
+    uint64_t deliver_ns;
 };
 
 static uint64_t hop_of(const struct trace_record *r)
@@ -23,7 +27,23 @@ static uint64_t hop_of(const struct trace_record *r)
 
 static uint64_t total_of(const struct way *w)
 {
-    return w->hop_ns + w->wait_ns + w->compute_ns + w->deliver_ns;
+    return w->sum.hop_ns + w->sum.wait_ns + w->sum.compute_ns + w->deliver_ns;
+}
+
+/* What stands between the end of one loop's batch and the begin of the next is hop and wait. The
+ * rows' own wait can be longer: it is that of the oldest of them, and of a prompt the first rows
+ * come while the last ones still compute. */
+static struct part part_of(const struct trace_record *r, const struct trace_record *before)
+{
+    struct part p = {hop_of(r), r->rows.wait_ns, r->lasted_ns};
+    if (before == NULL)
+        return p;
+    uint64_t end_ns = before->at_ns + before->lasted_ns;
+    uint64_t between_ns = r->at_ns > end_ns ? r->at_ns - end_ns : 0;
+    if (p.hop_ns > between_ns)
+        p.hop_ns = between_ns;
+    p.wait_ns = between_ns - p.hop_ns;
+    return p;
 }
 
 /* Of the n steps of one token; false when it did not arrive or a loop up to its exit is missing. */
@@ -38,12 +58,12 @@ static bool find_way(const struct trace_step_record *steps, size_t n, struct way
         out->ranks[steps[i].record->loop - 1] = (uint16_t)steps[i].rank;
     }
     for (uint32_t i = 0; i < n_loops; i++) {
-        const struct trace_record *r = out->loops[i];
-        if (r == NULL)
+        if (out->loops[i] == NULL)
             return false;
-        out->hop_ns += hop_of(r);
-        out->wait_ns += r->rows.wait_ns;
-        out->compute_ns += r->lasted_ns;
+        out->parts[i] = part_of(out->loops[i], i > 0 ? out->loops[i - 1] : NULL);
+        out->sum.hop_ns += out->parts[i].hop_ns;
+        out->sum.wait_ns += out->parts[i].wait_ns;
+        out->sum.compute_ns += out->parts[i].compute_ns;
     }
     const struct trace_record *last = out->loops[n_loops - 1];
     uint64_t exit_ns = last->at_ns + last->lasted_ns;
@@ -83,9 +103,9 @@ static void list_slow(const struct way *w, uint64_t begin_ns, struct trace_slow_
     for (uint32_t i = 0; i < n_loops; i++)
         out->steps[i] = (struct trace_step){.loop = i + 1,
                                             .rank = w->ranks[i],
-                                            .hop_s = seconds(hop_of(w->loops[i])),
-                                            .wait_s = seconds(w->loops[i]->rows.wait_ns),
-                                            .compute_s = seconds(w->loops[i]->lasted_ns)};
+                                            .hop_s = seconds(w->parts[i].hop_ns),
+                                            .wait_s = seconds(w->parts[i].wait_ns),
+                                            .compute_s = seconds(w->parts[i].compute_ns)};
     out->steps[n_loops] = (struct trace_step){.hop_s = seconds(w->deliver_ns)};
 }
 
@@ -101,14 +121,13 @@ static void report_slow(const struct trace_step_record *steps, size_t n_steps,
         find_way(own, trace_chain_length(own, n_steps - times[i].first), &w);
         double share = 1 / (double)n_slow;
         out->slow_total_s += seconds(total_of(&w)) * share;
-        out->slow_hop_s += seconds(w.hop_ns) * share;
-        out->slow_wait_s += seconds(w.wait_ns) * share;
-        out->slow_compute_s += seconds(w.compute_ns) * share;
+        out->slow_hop_s += seconds(w.sum.hop_ns) * share;
+        out->slow_wait_s += seconds(w.sum.wait_ns) * share;
+        out->slow_compute_s += seconds(w.sum.compute_ns) * share;
         out->slow_deliver_s += seconds(w.deliver_ns) * share;
         for (uint32_t l = 0; l < w.arrival->loop; l++)
             out->slow_by_loop_s[l] +=
-                seconds(hop_of(w.loops[l]) + w.loops[l]->rows.wait_ns + w.loops[l]->lasted_ns) *
-                share;
+                seconds(w.parts[l].hop_ns + w.parts[l].wait_ns + w.parts[l].compute_ns) * share;
         if (i < TRACE_REPORT_SLOW_TOKENS)
             list_slow(&w, begin_ns, &out->slow[out->n_slow_listed++]);
     }

@@ -51,10 +51,10 @@ struct scheduler {
     uint32_t *reserved;  /* [n_workers] blocks promised to open sequences */
     uint32_t *ring_open; /* [n_rings] sequences opening, running, closing */
     uint32_t *starts;    /* [n_workers] open sequences of the ring whose loop 1 is on this worker */
-    uint32_t *by_request;  /* [n_buckets] first entry of the chain */
-    uint32_t *by_sequence; /* [n_buckets] */
-    uint32_t n_buckets;    /* a power of two */
-    uint32_t free_first;
+    uint32_t *by_request;           /* [n_buckets] first entry of the chain */
+    uint32_t *by_sequence;          /* [n_buckets] */
+    uint32_t n_buckets;             /* a power of two */
+    uint32_t free_first, n_touched; /* entries from n_touched on have never been used: free, too */
     uint32_t queue_first, queue_last;
     uint32_t n_in_state[ENTRY_N_STATES];
     uint64_t last_sequence; /* ids given out so far: 1..last_sequence */

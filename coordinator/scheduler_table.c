@@ -86,7 +86,10 @@ void scheduler_unlink_sequence(struct scheduler *s, uint32_t at)
 uint32_t scheduler_take_entry(struct scheduler *s)
 {
     uint32_t at = s->free_first;
-    assert(at != SCHEDULER_NONE); /* the queue's bound and max_running add up to n_entries */
+    if (at == SCHEDULER_NONE) {
+        assert(s->n_touched < s->n_entries); /* the queue's bound and max_running add up to it */
+        return s->n_touched++;
+    }
     s->free_first = s->entries[at].queue_next;
     return at;
 }
@@ -200,8 +203,6 @@ enum status scheduler_create(const struct scheduler_config *config, struct sched
     memset(s->by_request, 0xff, s->n_buckets * sizeof *s->by_request);
     memset(s->by_sequence, 0xff, s->n_buckets * sizeof *s->by_sequence);
     s->queue_first = s->queue_last = s->free_first = SCHEDULER_NONE;
-    for (uint32_t at = s->n_entries; at-- > 0;)
-        scheduler_give_entry(s, at);
     s->n_in_state[ENTRY_FREE] = s->n_entries;
     *out = s;
     return STATUS_OK;
@@ -258,7 +259,7 @@ bool scheduler_find_sequence(const struct scheduler *s, uint64_t sequence, uint6
 bool scheduler_find_overdue(const struct scheduler *s, uint64_t before_ns, uint32_t *worker,
                             uint64_t *sequence)
 {
-    for (uint32_t at = 0; at < s->n_entries; at++) {
+    for (uint32_t at = 0; at < s->n_touched; at++) {
         const struct entry *e = &s->entries[at];
         if ((e->state != ENTRY_OPENING && e->state != ENTRY_CLOSING) || e->since_ns > before_ns)
             continue;

@@ -127,7 +127,7 @@ void scheduler_pending_records(const struct scheduler *s, uint64_t now_ns, struc
     size_t n = 0;
     if (s->tracing.is_blocked)
         out[n++] = describe_blocked(s, now_ns);
-    for (uint32_t at = 0; at < s->n_entries; at++) {
+    for (uint32_t at = 0; at < s->n_touched; at++) {
         const struct entry *e = &s->entries[at];
         if (e->state == ENTRY_FREE || e->state == ENTRY_CLOSING)
             continue;

@@ -13,6 +13,7 @@ enum { PIECE_BYTES = 1 << 20 };
 
 struct writer {
     const struct trace_set *set;
+    uint64_t *first_batch_ns; /* [n_ranks]; what began before has no slice */
     struct trace_events events;
     struct atomic_file file;
 };
@@ -350,7 +351,8 @@ static void write_arrow(struct writer *w, char phase, const struct trace_step_re
 }
 
 /* The arrows of one token, from batch to batch and to its arrival. Steps that go back in time (of
- * clocks that are off) and ways without an arrival have none. */
+ * clocks that are off), those whose batch was overwritten, and ways without an arrival have none.
+ */
 static void write_arrows(struct writer *w, const struct trace_step_record *steps, size_t n)
 {
     const struct trace_step_record *last = NULL;
@@ -358,8 +360,9 @@ static void write_arrows(struct writer *w, const struct trace_step_record *steps
         return;
     uint64_t end_ns = steps[n - 1].record->at_ns;
     for (size_t i = 0; i + 1 < n && steps[i].record->kind == TRACE_ROWS; i++) {
-        if (steps[i].record->at_ns + 1 >= end_ns ||
-            (last != NULL && steps[i].record->at_ns <= last->record->at_ns))
+        uint64_t at_ns = steps[i].record->at_ns;
+        if (at_ns + 1 >= end_ns || (last != NULL && at_ns <= last->record->at_ns) ||
+            at_ns < w->first_batch_ns[steps[i].rank])
             continue;
         write_arrow(w, last == NULL ? 's' : 't', &steps[i]);
         last = &steps[i];
@@ -368,11 +371,30 @@ static void write_arrows(struct writer *w, const struct trace_step_record *steps
         write_arrow(w, 'f', &steps[n - 1]);
 }
 
+/* A batch is recorded before its rows: of the oldest one a ring buffer may have kept only these. */
+static enum status find_first_batches(struct writer *w, struct err *err)
+{
+    w->first_batch_ns = malloc((w->set->n_ranks + 1) * sizeof *w->first_batch_ns);
+    if (w->first_batch_ns == NULL)
+        return err_set(err, STATUS_NO_MEMORY, "no memory to write the trace of %u ranks",
+                       w->set->n_ranks);
+    for (uint32_t rank = 0; rank < w->set->n_ranks; rank++) {
+        const struct trace_rank *r = &w->set->ranks[rank];
+        size_t i = 0;
+        while (i < r->n_records && r->records[i].kind != TRACE_BATCH)
+            i++;
+        w->first_batch_ns[rank] = i < r->n_records ? r->records[i].at_ns : UINT64_MAX;
+    }
+    return STATUS_OK;
+}
+
 static enum status write_all_arrows(struct writer *w, struct err *err)
 {
     struct trace_step_record *steps;
     size_t n, length;
-    enum status status = trace_chain_collect(w->set, &steps, &n, err);
+    enum status status = find_first_batches(w, err);
+    if (status == STATUS_OK)
+        status = trace_chain_collect(w->set, &steps, &n, err);
     if (status != STATUS_OK)
         return status;
     for (size_t i = 0; i < n && status == STATUS_OK; i += length) {
@@ -455,5 +477,6 @@ enum status trace_set_write(const struct trace_set *set, const char *path, struc
         status = atomic_file_commit(&w.file, err);
     atomic_file_discard(&w.file);
     text_free(&w.events.text);
+    free(w.first_batch_ns);
     return status;
 }

@@ -273,7 +273,8 @@ def writes_the_last_seconds(c, how):
     threads = [threading.Thread(target=stream, args=(i,)) for i in range(4)]
     for t in threads:
         t.start()
-    wait_for(lambda: server.metrics().sum("num_requests_running") == 4)
+    wait_for(lambda: server.metrics().sum("num_requests_running") == 4
+             and server.metrics().sum("generation_tokens_total") >= 4)
     for n in (1, 2):
         server.process.send_signal(signal.SIGUSR2)
         c.check(wait_for(lambda: len(traces_of(server)) == n, 20), f"{how}: trace {n}: {server.log_tail()}")

@@ -17,6 +17,7 @@ struct tape {
     const struct batch *running;
     char text[32768];
     size_t len;
+    uint16_t source_rank; /* of frames; 0: the coordinator */
 };
 
 /* A ring of four workers, of which this is number 0; greedy; no limit in the way. */
@@ -185,7 +186,8 @@ static inline enum status tape_frame(struct tape *t, uint64_t id, uint32_t loop,
                       .ids = ids};
     tape_print(t, "> frame seq %llu loop %u [%u,%u)%s\n", (unsigned long long)id, loop, first, end,
                is_live ? " live" : "");
-    return tape_step(t, (struct stage_event){.kind = STAGE_FRAME, .frame = &f});
+    return tape_step(
+        t, (struct stage_event){.kind = STAGE_FRAME, .frame = &f, .source_rank = t->source_rank});
 }
 
 static inline void tape_time(struct tape *t)

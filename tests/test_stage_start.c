@@ -203,51 +203,45 @@ static void test_stage_start_waits_for_mates_of_earlier_rounds_only(void **state
     (void)state;
     struct stage_config c = tape_config();
     c.batching = BATCHING_ROUND;
+    c.rank = 1;
     struct tape t;
     tape_create(&t, &c);
     open_many(&t, 2, 2);
-    tape_mate_busy(&t, 3, 1);
+    tape_mate_busy(&t, 3, 9); /* far ahead: what it gives belongs to a later round than ours */
     tape_frame(&t, 1, 1, 0, 2, true);
-    tape_time(&t); /* mate 3 runs what we shall run beside it: the first round */
+    tape_time(&t);
+    tape_mate_busy(&t, 2, 1); /* its rows belong into our second round */
     TAPE_DONE(&t, 102);
-    tape_mate_busy(&t, 2, 2); /* has given what it had for our second one */
-    tape_time(&t);
-    tape_mate(&t, 3, BUNDLE_DONE);
-    tape_frame(&t, 2, 1, 0, 2, true);
-    tape_time(&t);
-    /* After a mate's sixth round comes our seventh. */
-    tape_mate_busy(&t, 3, 6);
-    tape_mate(&t, 3, BUNDLE_DONE);
     tape_mate(&t, 2, BUNDLE_DONE);
-    TAPE_DONE(&t, 103, TAPE_GO);
+    tape_time(&t);
+    tape_mate(&t, 3, BUNDLE_DONE);
+    t.source_rank = 4;
+    tape_frame(&t, 2, 1, 0, 2, true);
+    TAPE_DONE(&t, 103); /* a row of round 2 here, one of round 9 there: that makes 10 */
     tape_check(&t, "> open 1\n"
                    "opened seq 1\n"
                    "> open 2\n"
                    "opened seq 2\n"
-                   "> mate 3 busy in round 1\n"
+                   "> mate 3 busy in round 9\n"
                    "> frame seq 1 loop 1 [0,2) live\n"
                    "> time\n"
                    "send to 1 busy round 1: nothing\n"
                    "start: seq 1 loop 1 [0,2) live\n"
+                   "> mate 2 busy in round 1\n"
                    "> done: exit with 102\n"
                    "send to 1 done: nothing\n"
                    "token seq 1 position 2 id 102 exit 1 cdf 0.5\n"
                    "wake in 2200 ns\n"
-                   "> mate 2 busy in round 2\n"
-                   "> time\n"
-                   "wake in 2200 ns\n"
-                   "> mate 3 done\n"
-                   "> frame seq 2 loop 1 [0,2) live\n"
+                   "> mate 2 done\n"
                    "> time\n"
                    "send to 1 busy round 2: nothing\n"
-                   "start: seq 1 loop 1 [2,3) live | seq 2 loop 1 [0,2) live\n"
-                   "> mate 3 busy in round 6\n"
+                   "start: seq 1 loop 1 [2,3) live\n"
                    "> mate 3 done\n"
-                   "> mate 2 done\n"
-                   "> done: exit with 103 on\n"
-                   "send to 1 done busy round 7: seq 2 loop 2 [0,2) live cdf 0.5 ids 200 201\n"
+                   "> frame seq 2 loop 1 [0,2) live\n"
+                   "> done: exit with 103\n"
+                   "send to 1 done busy round 10: nothing\n"
                    "token seq 1 position 3 id 103 exit 1 cdf 0.5\n"
-                   "start: seq 1 loop 1 [3,4) live\n");
+                   "start: seq 2 loop 1 [0,2) live | seq 1 loop 1 [3,4) live\n");
 }
 
 /* Rows that are in one batch would go round together. */

@@ -398,6 +398,30 @@ static void test_stays_that_overlap_have_lanes(void **state)
     trace_set_destroy(set);
 }
 
+/* A buffer that overflowed kept the rows of a batch, and not the batch: no arrow points there. */
+static void test_rows_without_their_batch_have_no_arrow(void **state)
+{
+    (void)state;
+    struct trace_set *set = trace_world_make(3, 2, 6, 4);
+    struct trace_rank *r = &set->ranks[1];
+    size_t len, n = 0, i = 0;
+    while (r->records[i].kind != TRACE_BATCH)
+        i++;
+    for (i++; i < r->n_records; i++)
+        r->records[n++] = r->records[i];
+    r->n_records = n;
+    char *text = written(set, &len);
+    json_t *root = json_loads(text, 0, NULL);
+    const json_t *events = json_object_get(root, "traceEvents");
+    struct slice *slices = calloc(json_array_size(events), sizeof *slices);
+    size_t n_slices = check_threads(events, slices);
+    assert_in_range(check_arrows(events, slices, n_slices), 11, 12);
+    free(slices);
+    json_decref(root);
+    free(text);
+    trace_set_destroy(set);
+}
+
 /* ---- what is refused ------------------------------------------------------------------------ */
 
 static void refused(const char *text, size_t len, const char *what)
@@ -535,6 +559,7 @@ int main(void)
         cmocka_unit_test(test_extremes_come_back),
         cmocka_unit_test(test_perfetto_can_nest_it),
         cmocka_unit_test(test_stays_that_overlap_have_lanes),
+        cmocka_unit_test(test_rows_without_their_batch_have_no_arrow),
         cmocka_unit_test(test_refuses),
         cmocka_unit_test(test_a_cut_file_is_told_at_every_length),
         cmocka_unit_test(test_files_that_are_not_there),

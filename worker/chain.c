@@ -6,10 +6,9 @@
 void chain_pool_init(struct chain_pool *pool, uint32_t *next, uint32_t n_items)
 {
     assert(n_items > 0 && n_items < CHAIN_NONE);
-    /* Ascending, so that a fresh pool hands out neighbours one after the other. */
-    for (uint32_t i = 0; i < n_items; i++)
-        next[i] = i + 1 < n_items ? i + 1 : CHAIN_NONE;
-    *pool = (struct chain_pool){.n_items = n_items, .free_head = 0, .next = next};
+    /* next[] is written when an item is first handed out: a large pool that is hardly used costs
+     * neither time nor pages, thousands of which share a machine in a simulation. */
+    *pool = (struct chain_pool){.n_items = n_items, .free_head = CHAIN_NONE, .next = next};
 }
 
 void chain_init(struct chain *chain)
@@ -46,7 +45,10 @@ bool chain_take(struct chain_pool *pool, struct chain *chain, uint32_t n)
         return false;
     for (uint32_t i = 0; i < n; i++) {
         uint32_t item = pool->free_head;
-        pool->free_head = pool->next[item];
+        if (item != CHAIN_NONE)
+            pool->free_head = pool->next[item];
+        else /* ascending, so that a fresh pool hands out neighbours one after the other */
+            item = pool->n_touched++;
         chain_push(pool, chain, item);
     }
     pool->n_used += n;

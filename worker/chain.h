@@ -13,8 +13,9 @@
 
 struct chain_pool {
     uint32_t n_items, n_used; /* detached items count as used */
-    uint32_t free_head;
-    uint32_t *next; /* [n_items], lent at init */
+    uint32_t n_touched; /* items from here on have never been handed out: they are free, too */
+    uint32_t free_head; /* of those that came back; CHAIN_NONE: none */
+    uint32_t *next;     /* [n_items], lent at init */
 };
 
 struct chain {

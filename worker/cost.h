@@ -4,6 +4,10 @@
 
 #include <stdint.h>
 
+/* Below this a batch runs on the driver's own thread: handing it to the compute thread and being
+ * woken costs tens of microseconds each way, and the driver is silent no longer than this. */
+enum { COST_INLINE_BATCH_NS = 400 * 1000 };
+
 struct cost {
     double batch_ns, row_ns;                     /* current a and b, never negative */
     double weight, sum_x, sum_y, sum_xx, sum_xy; /* exponentially forgotten moments */

@@ -68,6 +68,7 @@ enum status stage_create(const struct stage_config *config, struct stage **out, 
     chain_pool_init(&s->slots, s->slots.next, c->n_slots);
     kv_blocks_init(&s->kv, s->kv.pool.next, s->kv.ids, c->n_blocks, c->block_size);
     s->batch.pool_ids = s->kv.ids;
+    s->round = 1; /* 0 is no round where one is named */
     s->batch.block_size = (int32_t)c->block_size;
     for (int i = 0; i < QUEUE_COUNT; i++)
         s->queues[i] = (struct stage_lane_list){.head = CHAIN_NONE, .tail = CHAIN_NONE};
@@ -89,8 +90,6 @@ static void note_mate(struct stage *s, uint32_t mate, uint32_t flags, uint32_t r
     if (flags & BUNDLE_DONE) {
         s->n_awaited_mates -= *state == MATE_AWAITED;
         *state = MATE_IDLE;
-        if (stage_round_is_before(s->round, s->mate_rounds[mate]))
-            s->round = s->mate_rounds[mate];
     }
     if (flags & BUNDLE_BUSY)
         s->mate_rounds[mate] = round;

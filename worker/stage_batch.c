@@ -93,6 +93,23 @@ static void form_batch(struct stage *s)
     }
 }
 
+/* The round of the batch just formed. What it leaves waiting comes behind it: left at the number it
+ * came with, every other worker would wait for it again and again. */
+static void find_rounds(struct stage *s)
+{
+    for (uint32_t i = 0; i < s->batch.n_segments; i++) {
+        uint32_t round = stage_lane_at(s, s->batch_lanes[i])->round + 1;
+        if (i == 0 || stage_round_is_before(s->round, round))
+            s->round = round;
+    }
+    s->ready_round = s->round;
+    for (int queue = QUEUE_LIVE; queue <= QUEUE_PROMPT && s->n_ready > 0; queue++) {
+        for (uint32_t index = s->queues[queue].head; index != CHAIN_NONE;
+             index = stage_lane_at(s, index)->next)
+            stage_lane_at(s, index)->round = s->round;
+    }
+}
+
 /* Tells each mate that this batch may feed that one is under way, so that it can wait for it. */
 static void announce(struct stage *s)
 {
@@ -154,7 +171,8 @@ static uint32_t count_busy(const struct stage *s)
         return s->n_awaited_mates;
     uint32_t n = 0;
     for (uint32_t m = 0; m < s->config.ring_size; m++)
-        n += s->mates[m] != MATE_IDLE && stage_round_is_before(s->mate_rounds[m], s->round + 1);
+        n += s->mates[m] != MATE_IDLE &&
+             stage_round_is_before(s->mate_rounds[m], s->ready_round + 1);
     return n;
 }
 
@@ -192,7 +210,7 @@ void stage_batch_consider(struct stage *s, const struct stage_event *event)
     if (s->batch.n_segments == 0)
         return; /* every sequence that waited has failed for lack of blocks */
     s->is_running = true;
-    s->round++;
+    find_rounds(s);
     s->batch_started_ns = s->now_ns;
     s->output.start = &s->batch;
     s->counters.n_batches++;

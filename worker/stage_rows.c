@@ -100,6 +100,24 @@ static enum status arrival_check(struct stage *s, const struct stage_sequence *q
     return STATUS_OK;
 }
 
+/* Notes that rows are about to join the lane which come from a batch of this round. */
+static void lane_note_round(struct stage *s, struct stage_lane *lane, uint32_t round)
+{
+    if (lane->pending.n == 0 || stage_round_is_before(lane->round, round))
+        lane->round = round;
+    if (s->n_ready == 0 || stage_round_is_before(s->ready_round, lane->round))
+        s->ready_round = lane->round;
+}
+
+/* The round a frame's rows come from. What is new in the ring, from the coordinator, belongs to the
+ * round we are in, so that it makes nobody wait. */
+static uint32_t source_round(const struct stage *s, uint16_t source_rank)
+{
+    int mate = (int)source_rank - (int)s->config.rank + (int)s->config.ring_index;
+    bool is_mate = source_rank > 0 && mate >= 0 && mate < (int)s->config.ring_size;
+    return is_mate ? s->mate_rounds[mate] : s->round - 1;
+}
+
 /* Marks the lane's last pending row as the live one, which has just arrived. */
 static void lane_set_live(struct stage *s, struct stage_sequence *q, uint32_t loop,
                           const struct exit_state *exit, double hop_s)
@@ -178,6 +196,7 @@ enum status stage_rows_receive(struct stage *s, const struct stage_event *event,
             s->copy_slots[s->output.n_copy++] = (int32_t)slot;
         slot = s->slots.next[slot];
     }
+    lane_note_round(s, lane, source_round(s, event->source_rank));
     chain_append(&s->slots, &lane->pending, &rows);
     if (is_live) {
         const struct exit_state exit = {.survival = f->survival, .cdf = f->cdf};
@@ -213,6 +232,7 @@ void stage_rows_requeue(struct stage *s, struct stage_sequence *q, uint32_t loop
         stage_trace_arrival(s, slot, s->config.rank, 0);
         slot = s->slots.next[slot];
     }
+    lane_note_round(s, lane, s->round);
     chain_append(&s->slots, &lane->pending, slots);
     if (live != NULL)
         lane_set_live(s, q, loop, live, 0.0); /* it has not left */

@@ -23,10 +23,7 @@ static void set_state(struct stage_sequence *q, enum stage_sequence_state state)
 
 void stage_sequences_init(struct stage *s)
 {
-    uint32_t n = s->config.max_sequences;
-    for (uint32_t i = 0; i < n; i++)
-        s->sequences[i].next = i + 1 < n ? i + 1 : CHAIN_NONE;
-    s->free_sequence = 0;
+    s->free_sequence = CHAIN_NONE; /* entries never used follow by number, untouched till then */
     for (uint32_t i = 0; i < s->n_buckets; i++)
         s->buckets[i] = CHAIN_NONE;
 }
@@ -105,8 +102,11 @@ void stage_sequence_open(struct stage *s, const struct sequence_params *params,
         stage_output_notice(s, CONTROL_OPENED, params->sequence, why.code, why.message);
         return;
     }
-    struct stage_sequence *q = &s->sequences[s->free_sequence];
-    s->free_sequence = q->next;
+    bool is_fresh = s->free_sequence == CHAIN_NONE;
+    struct stage_sequence *q =
+        &s->sequences[is_fresh ? s->n_touched_sequences++ : s->free_sequence];
+    if (!is_fresh)
+        s->free_sequence = q->next;
     s->n_sequences++;
     s->highest_opened = params->sequence;
     set_state(q, SEQUENCE_OPEN);

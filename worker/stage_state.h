@@ -53,6 +53,7 @@ struct stage_lane {
     bool is_live_pending;   /* the last pending row is the live row */
     struct exit_state exit; /* of the live row, while is_live_pending */
     uint32_t n_ready;       /* pending rows that one batch may take */
+    uint32_t round;         /* the latest of the batches that the pending rows come from */
     enum stage_queue queue;
     uint32_t previous, next; /* lanes of the queue */
 };
@@ -112,7 +113,7 @@ struct stage {
     struct kv_blocks kv;
 
     struct stage_sequence *sequences; /* [max_sequences] */
-    uint32_t free_sequence, n_sequences;
+    uint32_t free_sequence, n_touched_sequences, n_sequences;
     uint32_t *buckets; /* [n_buckets] first sequence of each hash value */
     uint32_t n_buckets;
     uint64_t highest_opened;
@@ -132,9 +133,11 @@ struct stage {
     uint64_t waiting_since_ns;
     bool is_held;           /* ... and the rule has said to wait */
     enum stage_mate *mates; /* [ring_size] as they announced */
-    /* Batches are numbered by rounds: one behind the latest of those whose rows it may hold, and of
-     * our own. So all batches of a ring that could run side by side have one number. */
-    uint32_t round;        /* of our last batch, or the latest that has ended at a mate */
+    /* Batches are numbered by rounds: one more than the latest batch its rows come from. So the
+     * batches of a ring that could run side by side have about the same number, whatever else a
+     * worker has done in between. */
+    uint32_t round;        /* of our running or last batch */
+    uint32_t ready_round;  /* the latest of the waiting rows' lanes; while n_ready > 0 */
     uint32_t *mate_rounds; /* [ring_size] of the batch each has announced last */
     uint32_t n_awaited_mates;
     bool *is_announced; /* [ring_size] mates we told that a batch runs */

@@ -5,10 +5,6 @@
 #include <assert.h>
 #include <string.h>
 
-/* Below this a batch runs on the driver's own thread: handing it to the compute thread and being
- * woken costs tens of microseconds each way, and the driver is silent no longer than this. */
-enum { INLINE_BATCH_NS = 400 * 1000 };
-
 /* Top logits of a large vocabulary and hidden states are long, and a control message is bounded
  * (docs/wire.md). */
 enum { OBSERVATIONS_BYTES = 4 * 1024 * 1024 };
@@ -137,7 +133,7 @@ enum status worker_step(struct worker *w, const struct stage_event *event, struc
         w->running = out->start;
         worker_clock(w, host_now_ns());
         double expected_ns = w->cost.batch_ns + w->cost.row_ns * out->start->n_rows;
-        if (expected_ns < INLINE_BATCH_NS)
+        if (expected_ns < COST_INLINE_BATCH_NS)
             compute_run_here(w->compute, out->start);
         else
             compute_start(w->compute, out->start);
