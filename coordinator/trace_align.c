@@ -218,7 +218,7 @@ enum status trace_set_align(struct trace_set *set, struct err *err)
     for (uint32_t rank = 0; rank < set->n_ranks; rank++)
         use_one_clock(set, rank);
     for (uint32_t rank = 0; rank < set->n_ranks; rank++) {
-        set->ranks[rank].clock_removed_ns = set->ranks[rank].clock_offset_ns;
+        set->ranks[rank].clock_removed_ns += set->ranks[rank].clock_offset_ns;
         set->ranks[rank].clock_offset_ns = 0;
     }
     for (uint32_t rank = 0; rank < set->n_ranks && status == STATUS_OK; rank++)

@@ -29,6 +29,7 @@ out=build/bench_peers
 mkdir -p "$out"
 c++ -O2 -std=c++17 -o "$out/bench_peers" scripts/bench_peers.cpp -lopenblas -ldnnl
 files=
+# shellcheck disable=SC2086 # numbers
 for t in $(printf '%s\n' $threads | sort -nu); do
     echo "bench_peers: $t thread(s)" >&2
     build/carousel bench kernels --json --threads "$t" --rows "$rows" >"$out/carousel_$t.json"

@@ -9,6 +9,7 @@ rooms=
 for room in proto model kernels cluster worker coordinator cli train; do
     [ ! -d "$room" ] || rooms="$rooms $room"
 done
+# shellcheck disable=SC2086 # words
 find $rooms \( -name '*.c' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) | sort |
     xargs grep -nE '^[[:space:]]*#[[:space:]]*include' /dev/null | awk '
 BEGIN {

@@ -6,10 +6,10 @@ cd "$(dirname "$0")/.."
 if command -v promtool; then exit 0; fi
 tool=$PWD/build/tools/promtool
 if [ ! -x "$tool" ]; then
-    command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || {
+    if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
         echo "no promtool, and no apt-get to fetch one: install prometheus" >&2
         exit 3
-    }
+    fi
     mkdir -p build/tools
     fetch=$(mktemp -d build/tools/fetch.XXXXXX)
     trap 'rm -rf "$fetch"' EXIT

@@ -7,6 +7,7 @@ export TSAN_OPTIONS="allocator_may_return_null=1:halt_on_error=1:second_deadlock
 logs=$(mktemp -d) || exit 1
 trap 'rm -rf "$logs"' EXIT
 export logs
+# shellcheck disable=SC2016 # $1 is the inner shell's
 printf '%s\n' "$@" | xargs -P "$(nproc)" -I{} sh -c '
     name=$(basename "$1")
     if "$1" >"$logs/$name" 2>&1; then touch "$logs/$name.passed"; fi' sh {}

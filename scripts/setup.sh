@@ -62,6 +62,8 @@ fi
 echo "setup: running ${as_root:+sudo }apt-get install$need"
 export DEBIAN_FRONTEND=noninteractive
 log=$(mktemp)
+# Words of a list, meant to be split.
+# shellcheck disable=SC2086
 { $as_root apt-get update && $as_root apt-get install -y --no-install-recommends $need; } >"$log" 2>&1 || {
     tail -n 15 "$log" >&2
     echo "setup: apt-get failed; its log is $log" >&2

@@ -60,6 +60,7 @@ stage build 600 make --no-print-directory "$jobs" build/carousel
 stage units 900 make --no-print-directory "$jobs" unit
 stage headers 120 make --no-print-directory headers
 stage includes 60 make --no-print-directory includes
+stage shellcheck 60 scripts/check_scripts.sh
 stage pure 60 make --no-print-directory pure
 stage units_asan 900 make --no-print-directory "$jobs" unit SAN=address,undefined OPT=-O1
 stage units_tsan 900 make --no-print-directory "$jobs" unit SAN=thread OPT=-O1

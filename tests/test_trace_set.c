@@ -48,6 +48,7 @@ static void assert_same_set(const struct trace_set *a, const struct trace_set *b
         assert_string_equal(x->host, y->host);
         assert_int_equal(x->n_lost, y->n_lost);
         assert_int_equal(x->clock_error_ns, y->clock_error_ns);
+        assert_int_equal(x->clock_removed_ns, y->clock_removed_ns);
         assert_int_equal(x->is_clock_shared, y->is_clock_shared);
         assert_int_equal(x->n_records, y->n_records);
         for (size_t i = 0; i < x->n_records; i++)
@@ -114,6 +115,7 @@ static void test_extremes_come_back(void **state)
     memset(set->ranks[2].host, 'h', sizeof set->ranks[2].host - 1);
     set->ranks[1].n_lost = 1u << 30;
     set->ranks[1].clock_error_ns = 123456789;
+    set->ranks[2].clock_removed_ns = INT64_MIN;
     set->ranks[1].is_clock_shared = true;
     uint64_t t = UINT64_C(1) << 62; /* a clock of 146 years */
     struct trace_record batch = {
@@ -498,7 +500,7 @@ static void test_a_cut_file_is_told_at_every_length(void **state)
     size_t len;
     char *text = written(set, &len);
     /* All but the final newline is needed. */
-    for (size_t n = 0; n + 1 < len; n += n < 300 || n + 3000 > len ? 1 : 41) {
+    for (size_t n = 0; n + 1 < len; n += n < 300 || n + 900 > len ? 1 : 41) {
         struct trace_set *back;
         struct err err;
         assert_int_equal(trace_set_parse(text, n, "cut", &back, &err), STATUS_CORRUPT);
