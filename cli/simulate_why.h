@@ -20,7 +20,7 @@ enum simulate_loss {
 struct simulate_why {
     double base_tokens_per_s, base_rows_per_batch;
     double efficiency;              /* of the whole run: tokens/s over W x base */
-    double steady;                  /* the same of the steady times; 0 without one */
+    double steady;                  /* the same of the steady times; 0 when one of them is short */
     double losses[SIMULATE_LOSSES]; /* of all worker time; >= 0; about 1 - efficiency together */
     enum simulate_loss largest;
 };

@@ -3,6 +3,8 @@
 #include "cli/options.h"
 #include "cli/trace_report.h"
 
+#include <sys/stat.h>
+
 static const char usage[] =
 
     "usage: carousel trace report FILE [options]\n"
@@ -10,10 +12,21 @@ static const char usage[] =
     "worker its busy and idle time, and the way of the slowest tokens. FILE is what --trace of\n"
     "generate, batch, serve, bench engine or simulate has written; ui.perfetto.dev shows it.";
 
+/* By whatever name: the page would replace the trace it is made of. */
+static bool is_same_file(const char *a, const char *b)
+{
+    struct stat one, other;
+    return stat(a, &one) == 0 && stat(b, &other) == 0 && one.st_dev == other.st_dev &&
+           one.st_ino == other.st_ino;
+}
+
 static enum status report(const char *path, bool as_json, const char *html, struct err *err)
 {
     struct trace_set *set;
     struct trace_report r;
+    if (html != NULL && is_same_file(path, html))
+        return err_set(err, STATUS_INVALID,
+                       "--html %s is the trace itself; give the page another name", html);
     enum status status = trace_set_read(path, &set, err);
     if (status != STATUS_OK)
         return status;

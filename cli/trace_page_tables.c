@@ -4,7 +4,8 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-enum { MOST_WORKERS = 256 }; /* shown one by one, of more every n-th */
+/* Workers shown one by one, of more every n-th; and without being asked to unfold them. */
+enum { MOST_WORKERS = 256, MOST_OPEN = 16 };
 
 void trace_page_add_escaped(struct text *out, const char *text)
 {
@@ -97,10 +98,11 @@ static void add_workers(const struct trace_report *r, const struct trace_set *se
 {
     uint32_t step = r->n_workers / MOST_WORKERS + (r->n_workers % MOST_WORKERS > 0);
     text_addf(out,
-              "<table><caption>Workers%s</caption>\n<tr><th>worker<th>host<th>busy<th>nothing to "
+              "<details%s><summary>Workers%s</"
+              "summary>\n<table>\n<tr><th>worker<th>host<th>busy<th>nothing to "
               "do<th>waits for a peer<th>no KV blocks<th>draining<th>batches<th>rows a "
               "batch<th>parked<th>revived\n",
-              step > 1 ? " (some of them)" : "");
+              r->n_workers <= MOST_OPEN ? " open" : "", step > 1 ? ", some of them" : "");
     for (uint32_t i = 0; i < r->n_workers; i += step) {
         const struct trace_worker_report *w = &r->workers[i];
         double percent = w->elapsed_s > 0 ? 100 / w->elapsed_s : 0;
@@ -114,7 +116,7 @@ static void add_workers(const struct trace_report *r, const struct trace_set *se
                   w->n_batches > 0 ? (double)w->n_rows / (double)w->n_batches : 0, w->n_parked,
                   w->n_revived);
     }
-    text_adds(out, "</table>\n");
+    text_adds(out, "</table></details>\n");
 }
 
 void trace_page_add_tables(const struct trace_report *r, const struct trace_set *set,

@@ -13,6 +13,7 @@ static const char first_line[] = "{\"traceEvents\":[";
 struct reader {
     const char *name;
     struct trace_set *set; /* with as many ranks as were seen */
+    uint32_t n_room;       /* of set->ranks */
     uint64_t n_lines;      /* the line at hand, from 1 */
     bool has_begun, is_comma_due, has_ended;
 };
@@ -36,12 +37,16 @@ static enum status ensure_rank(struct reader *r, uint32_t rank, struct err *err)
     struct trace_set *set = r->set;
     if (rank < set->n_ranks)
         return STATUS_OK;
-    struct trace_rank *grown = realloc(set->ranks, (rank + 1) * sizeof *grown);
-    if (grown == NULL)
-        return err_set(err, STATUS_NO_MEMORY, "no memory for the trace of %" PRIu32 " ranks",
-                       rank + 1);
-    memset(grown + set->n_ranks, 0, (rank + 1 - set->n_ranks) * sizeof *grown);
-    set->ranks = grown;
+    if (rank >= r->n_room) {
+        uint32_t n_room = 2 * (rank + 1);
+        struct trace_rank *grown = realloc(set->ranks, n_room * sizeof *grown);
+        if (grown == NULL)
+            return err_set(err, STATUS_NO_MEMORY, "no memory for the trace of %" PRIu32 " ranks",
+                           rank + 1);
+        set->ranks = grown;
+        r->n_room = n_room;
+    }
+    memset(set->ranks + set->n_ranks, 0, (rank + 1 - set->n_ranks) * sizeof *set->ranks);
     set->n_ranks = rank + 1;
     return STATUS_OK;
 }

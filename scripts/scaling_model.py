@@ -1,9 +1,21 @@
-"""The line beside the points of a scaling study: what W workers would do if nothing were lost."""
+"""The line beside the points of a scaling study: what `carousel simulate` makes of the same commands with a cost file,
+or without one what W workers would do if nothing were lost.
+"""
+import json
+import os
+import pathlib
+import shlex
 import statistics
+import subprocess
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# Of `bench engine`, and without a meaning where nothing is computed or sent.
+NOT_SIMULATED = {"--backend": 1, "--workers": 1, "-w": 1, "--transport": 1, "--threads": 1, "--isa": 1, "--trace": 1,
+                 "--trace-buffer": 1, "--outputs": 1, "--no-verify": 0, "--json": 0, "--cost": 1}
 
 
-def share_of_one(series, workers):
-    """Efficiency is a value over one worker's, times this; the same for all series that grow."""
+def share_of_one(workers):
+    """Efficiency is a value over one worker's, times this."""
     return 1 / workers
 
 
@@ -15,9 +27,82 @@ def ideal(plan, metric, one, workers):
     return one / min(workers, plan["loops"]) if metric == "ttft_ms" else one
 
 
-def line(directory, plan, bases, counts):
-    """Returns model(series, metric, workers): (value or None, what kind of line it is)."""
-    def model(series, metric, workers):
+def option(words, name):
+    """The value of the last --name VALUE or --name=VALUE, or None."""
+    value = None
+    for at, word in enumerate(words):
+        if word.startswith(f"{name}="):
+            value = word.split("=", 1)[1]
+        elif word == name and at + 1 < len(words):
+            value = words[at + 1]
+    return value
+
+
+def cost_of(plan):
+    return plan.get("model_cost") or option(plan["extra"], "--cost")
+
+
+def simulation(plan, command, workers):
+    """The `carousel simulate` that says what this `bench engine` should have measured."""
+    words = shlex.split(command)
+    words = words[words.index("engine") + 1:]
+    directory = words.pop(0) if not words[0].startswith("-") else str(ROOT / "model" / "demo")
+    kept = []
+    while words:
+        word = words.pop(0)
+        if word.split("=", 1)[0] not in NOT_SIMULATED:
+            kept.append(word)
+        elif "=" not in word:
+            del words[:NOT_SIMULATED[word]]
+    if option(kept, "--kv-dtype") in (None, "auto"):
+        config = json.loads((pathlib.Path(directory) / "config.json").read_text())
+        kept += ["--kv-dtype", "f32" if config.get("torch_dtype", "float32") == "float32" else "bf16"]
+    program = os.environ.get("CAROUSEL", str(ROOT / "build" / "carousel"))
+    return [program, "simulate", directory, *kept, "--cost", cost_of(plan), "--workers", str(workers), "--json"]
+
+
+class Simulations:
+    """Results by command, kept in DIR/model.json; `why_not` once one has failed."""
+
+    def __init__(self, directory):
+        self.path, self.why_not = directory / "model.json", None
+        try:
+            self.known = json.loads(self.path.read_text())
+        except (FileNotFoundError, ValueError):
+            self.known = {}
+
+    def ask(self, command):
+        key = shlex.join(command[1:])
+        if key not in self.known:
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+                if done.returncode != 0:
+                    raise ValueError((done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1])
+                self.known[key] = json.loads(done.stdout)
+            except (OSError, ValueError, subprocess.TimeoutExpired) as e:
+                self.why_not = str(e)
+                return None
+            self.path.write_text(json.dumps(self.known, indent=1) + "\n")
+        return self.known[key]
+
+
+def line(directory, plan, bases, books):
+    """Returns model(series, metric, workers, value_of): (value or None, "simulated" or "ideal"). One kind a series."""
+    simulations = Simulations(directory)
+    results = {}
+    for workers, book in books.items() if cost_of(plan) else ():
+        for point in book["points"]:
+            key = point["series"], workers
+            if point["ok"] and key not in results and simulations.why_not is None:
+                results[key] = simulations.ask(simulation(plan, point["command"], workers))
+    if simulations.why_not:
+        print(f"the model line is the ideal one, carousel simulate cannot run this: {simulations.why_not}")
+        results = {}
+
+    def model(series, metric, workers, value_of):
+        if results and metric != "sequences":  # memory is arithmetic, there is nothing to simulate
+            result = results.get((series, workers))
+            return (value_of(result) if result else None), "simulated"
         base = bases[series, metric]
         return (ideal(plan, metric, statistics.median(base), workers) if base else None), "ideal"
     return model

@@ -65,13 +65,13 @@ def row_of(series, metric, value_of, workers, book, base, model):
     row = dict.fromkeys(COLUMNS)
     row.update(series=series, metric=metric, workers=workers, n=len(values), failed=len(failed),
                message=failed[-1] if failed else "")
-    row["model"], row["model_kind"] = model(series, metric, workers)
+    row["model"], row["model_kind"] = model(series, metric, workers, value_of)
     label = f"{series}/{metric}/{workers}"
     if values:
         row["median"], row["ci_low"], row["ci_high"] = scaling_stats.median_interval(values, label)
     if values and base and metric in GROWS:
         row["efficiency"], row["efficiency_low"], row["efficiency_high"] = scaling_stats.ratio_interval(
-            values, base, scaling_model.share_of_one(series, workers), label)
+            values, base, scaling_model.share_of_one(workers), label)
     return row
 
 
@@ -80,7 +80,7 @@ def make_rows(directory, plan, books):
     for series, metric, _, value_of in METRICS:
         one = books.get(1, {"points": []})["points"]
         bases[series, metric] = [value_of(p["result"]) for p in one if p["series"] == series and p["ok"]]
-    model = scaling_model.line(directory, plan, bases, list(books))
+    model = scaling_model.line(directory, plan, bases, books)
     for series, metric, _, value_of in METRICS:
         for workers, book in books.items():
             if any(p["series"] == series for p in book["points"]):
@@ -142,18 +142,7 @@ def efficiency_panel(axes, rows):
 
 
 def is_timed(plan):
-    words = " ".join(plan["extra"])
-    return "--backend timed" in words or "--backend=timed" in words
-
-
-def cost_of(plan):
-    words = plan["extra"]
-    for at, word in enumerate(words):
-        if word.startswith("--cost="):
-            return word.split("=", 1)[1]
-        if word == "--cost" and at + 1 < len(words):
-            return words[at + 1]
-    return None
+    return scaling_model.option(plan["extra"], "--backend") == "timed"
 
 
 def warning(plan, books):
@@ -170,7 +159,7 @@ def footnote(plan, books, rows):
     facts = next(iter(books.values()))["facts"]
     most = max(r["n"] for r in rows)
     where = f"{facts['cpu']['cores']} cores" if facts["nodes"] == 1 else f"{facts['nodes']} nodes"
-    computing = f"computing waits as long as cost file {cost_of(plan)} says" if is_timed(plan) else "real arithmetic"
+    computing = f"computing waits as long as cost file {scaling_model.cost_of(plan)} says" if is_timed(plan) else "real arithmetic"
     git = facts["git"]["commit"]
     version = f"{facts['carousel']}{', ' + git[:12] if git else ''}{', changed' if facts['git']['dirty'] else ''}"
     return (f"{computing}; {plan['model']}, T = {plan['loops']}; median of {most}, 95 % CI by bootstrap; "

@@ -91,6 +91,7 @@ def arguments():
         v.add_argument("--output-tokens", metavar="N|A-B", default="24-40")
         v.add_argument("--long-prompt", metavar="N", type=whole(1), help="of single (default: 2048, or what fits)")
         v.add_argument("--kv-memory", metavar="BYTES", type=whole(1), help="of kv, a worker (default: 16 sequences)")
+        v.add_argument("--model-cost", metavar="FILE", help="cost file of the model line (default: --cost's)")
         v.add_argument("--timeout", metavar="SECONDS", type=whole(1), default=900, help="of one point")
     a = p.parse_args(argv)
     a.extra = extra
@@ -153,6 +154,16 @@ def launch(a, n_workers, options):
     return [*bench, "--workers", str(n_workers)], env
 
 
+def end_group(process):
+    """Ends mpirun and its ranks; TERM is passed on, KILL is for a deaf one."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.communicate(timeout=10)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+
+
 def run_bench(a, n_workers, options):
     command, env = launch(a, n_workers, options)
     try:
@@ -163,16 +174,10 @@ def run_bench(a, n_workers, options):
     try:
         out, err = process.communicate(timeout=a.timeout)
     except subprocess.TimeoutExpired:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(process.pid, number)
-                process.wait(timeout=10)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
-        process.communicate()
+        end_group(process)
         raise PointFailed(f"took longer than {a.timeout} s (--timeout)") from None
     except BaseException:
-        os.killpg(process.pid, signal.SIGTERM)
+        end_group(process)
         raise
     if process.returncode != 0:
         lines = [line for line in err.splitlines() if line.strip()]
@@ -293,7 +298,7 @@ def make_plan(a):
         fail(f"prompt and output of {longest(a.prompt_tokens)} + {output} tokens exceed the model's context of "
              f"{context} positions", 2)
     return {"seed": a.seed, "model": a.model or "bundled demo", "extra": a.extra, "base": a.base,
-            "loops": model.get("total_ut_steps", 1), "strong_concurrency": a.strong_concurrency,
+            "model_cost": a.model_cost, "loops": model.get("total_ut_steps", 1), "strong_concurrency": a.strong_concurrency,
             "weak_concurrency": a.weak_concurrency, "rounds": a.rounds, "prompt_tokens": a.prompt_tokens,
             "output_tokens": a.output_tokens, "long_prompt": min(a.long_prompt or 2048, context - output),
             # A quarter more: parked rows and the last, partly used blocks live there, too.
@@ -355,6 +360,7 @@ def run(a):
 
 
 def main():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # a point's ranks go with us
     a = arguments()
     code = run(a) if a.verb in ("run", "all") else 0
     if a.verb in ("plot", "all"):

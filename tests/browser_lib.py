@@ -17,6 +17,19 @@ import time
 from e2e_lib import Failure, stop_group
 
 
+# The loops' colours, as both pages have them.
+LOOPS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#d8c900", "#8259b0"]
+
+
+def why_not():
+    """What is missing for looking at pages, or None."""
+    try:
+        import matplotlib.image  # noqa: F401
+    except ImportError:
+        return "no matplotlib to read pictures with; scripts/setup.sh tests installs it"
+    return None if find() else "no program chromium; scripts/setup.sh tests installs it"
+
+
 def find():
     """The program, or None."""
     return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -94,12 +107,12 @@ class Browser:
                 return message["result"]
             self.take_events(message)
 
-    def open(self, url, width=1320, height=1000, is_dark=False):
-        return Page(self, url, width, height, is_dark)
+    def open(self, url, width=1320, height=1000, is_dark=False, has_scripts=True):
+        return Page(self, url, width, height, is_dark, has_scripts)
 
 
 class Page:
-    def __init__(self, browser, url, width, height, is_dark):
+    def __init__(self, browser, url, width, height, is_dark, has_scripts):
         self.browser, self.complaints = browser, []
         target = browser.call("Target.createTarget", {"url": "about:blank"})["targetId"]
         self.target = target
@@ -110,6 +123,8 @@ class Page:
         self.resize(width, height)
         self.call("Emulation.setEmulatedMedia",
                   {"features": [{"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}]})
+        if not has_scripts:
+            self.call("Emulation.setScriptExecutionDisabled", {"value": True})
         self.call("Page.navigate", {"url": url})
         self.wait("document.readyState === 'complete'")
 
@@ -157,6 +172,10 @@ class Page:
         pathlib.Path(path).write_bytes(data)
         return path
 
+    def mouse(self, kind, x, y, **more):
+        """mousePressed, mouseMoved, mouseReleased, mouseWheel, at a place of the window."""
+        self.call("Input.dispatchMouseEvent", {"type": kind, "x": x, "y": y, **more})
+
     def close(self):
         self.browser.call("Target.closeTarget", {"targetId": self.target})
         self.browser.pages.pop(self.session, None)
@@ -174,3 +193,21 @@ def count_colour(pixels, colour, tolerance=12):
     import numpy
     wanted = numpy.array([int(colour[i:i + 2], 16) for i in (1, 3, 5)])
     return int((abs(pixels - wanted).max(axis=2) <= tolerance).sum())
+
+
+def area(page, selector):
+    """Left, top, right, bottom of an element in a picture of the whole page."""
+    return page.run(f"(r => [r.left + scrollX, r.top + scrollY, r.right + scrollX, r.bottom + scrollY])"
+                    f"(document.querySelector({json.dumps(selector)}).getBoundingClientRect())")
+
+
+def cut(pixels, box):
+    left, top, right, bottom = (int(round(x)) for x in box)
+    return pixels[max(0, top):bottom, max(0, left):right]
+
+
+def freeze(page):
+    """A page that asks its server again and again draws what it has and asks no more, so that document and picture are of
+    one moment."""
+    page.run("window.setTimeout = () => 0")
+    time.sleep(1.3)

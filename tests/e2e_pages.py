@@ -12,35 +12,16 @@ import threading
 import time
 
 import browser_lib
-from browser_lib import Browser, count_colour, read_pixels
+from browser_lib import LOOPS, Browser, area, count_colour, cut, freeze, read_pixels
 from e2e_lib import DEMO, ROOT, WORK, Checks, Failure
 from http_lib import Server
 
 PICTURES = WORK / "pages"
 LIVE_PAGE = ROOT / "coordinator" / "live_page.html"
-# As both pages have them.
-LOOPS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#d8c900", "#8259b0"]
-
-
-def area(page, selector):
-    """Left, top, right, bottom of an element in a picture of the whole page."""
-    return page.run(f"(r => [r.left + scrollX, r.top + scrollY, r.right + scrollX, r.bottom + scrollY])"
-                    f"(document.querySelector({json.dumps(selector)}).getBoundingClientRect())")
-
-
-def cut(pixels, box):
-    left, top, right, bottom = (int(round(x)) for x in box)
-    return pixels[max(0, top):bottom, max(0, left):right]
 
 
 def text(page, name):
     return page.run(f"document.getElementById('{name}').textContent")
-
-
-def freeze(page):
-    """The page draws what it has and asks no more, so that document and picture are of one moment."""
-    page.run("window.setTimeout = () => 0")
-    time.sleep(1.3)
 
 
 class Streams:
@@ -251,13 +232,8 @@ def test_states(c, browser):
 
 def main():
     c = Checks("e2e_pages")
-    try:
-        import matplotlib.image  # noqa: F401
-    except ImportError:
-        print("e2e_pages: skipped: no matplotlib to read pictures with; scripts/setup.sh tests installs it")
-        sys.exit(0)
-    if not browser_lib.find():
-        print("e2e_pages: skipped: no program chromium; scripts/setup.sh tests installs it")
+    if browser_lib.why_not():
+        print(f"e2e_pages: skipped: {browser_lib.why_not()}")
         sys.exit(0)
     PICTURES.mkdir(parents=True, exist_ok=True)
     with Browser() as browser:

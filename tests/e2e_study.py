@@ -1,12 +1,16 @@
 """scripts/scaling_study.sh: points in random order that can be taken up again, intervals that are right, a picture that
 shows something, failures that are told. Ranks wait by a cost file instead of computing.
 """
+import concurrent.futures
 import csv
 import json
 import math
 import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
 import xml.etree.ElementTree
 
 from e2e_lib import ROOT, WORK, Checks, Failure, run_command
@@ -112,6 +116,12 @@ def check_csv(c, directory):
     mean = sum(v["tpot_ms"]["p50"] for v in values) / 2
     found = next(r for r in rows if (r["series"], r["metric"], r["workers"]) == ("single", "tpot_ms", "2"))
     c.check(abs(float(found["median"]) - mean) < 1e-4 * mean, f"median of two: {found['median']}, {mean}")
+    kinds = {r["metric"]: r["model_kind"] for r in rows}
+    c.equal(kinds, {"tokens_per_s": "simulated", "sequences": "ideal", "tpot_ms": "simulated", "ttft_ms": "simulated"},
+            "the model line is the simulator's")
+    for r in rows:
+        model = float(r["model"])
+        c.check(8.0 <= model <= 9.0 if r["metric"] == "tpot_ms" else model > 0, f"the model says {model}: {r}")
     # weight_bound: 2.01 ms a loop and 5 % jitter, four loops a token; whatever W, one stream is not faster.
     c.check(7.5 <= mean <= 80, f"one stream takes {mean:.2f} ms a token at 4 loops of 2 ms")
     open_now = {int(r["workers"]): float(r["median"]) for r in rows if r["metric"] == "sequences"}
@@ -169,6 +179,38 @@ def check_failures(c):
     c.check("longer than 1 s" in points_of(PLACE / "slow", 2)[0]["message"], "a point over its time says so")
 
 
+def check_end(c):
+    """A study that is ended leaves no ranks, and what it has measured."""
+    directory = PLACE / "ended"
+    mark = f"{os.getpid()}"
+    line = [str(STUDY), "run", "--workers", "2", "--series", "strong", "--repetitions", "1", "--out", str(directory),
+            *SMALL, "--rounds", "4000", *TIMED, "--wait-limit", mark]
+    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        began = time.monotonic()
+        while n_ranks(mark) < 3 and time.monotonic() - began < 20:
+            time.sleep(0.1)
+        c.check(n_ranks(mark) >= 3, "ranks run")
+        process.send_signal(signal.SIGTERM)
+        c.equal(process.wait(timeout=25), 143, "exit code")
+    began = time.monotonic()
+    while n_ranks(mark) > 0 and time.monotonic() - began < 5:
+        time.sleep(0.1)
+    c.equal(n_ranks(mark), 0, "ranks that are left")
+
+
+def n_ranks(mark):
+    """Processes with this --wait-limit that are carousel or its mpirun."""
+    found = 0
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as f:
+                words = f.read().split(b"\0")
+        except OSError:
+            continue
+        found += mark.encode() in words and b"bench" in words and b"--out" not in words
+    return found
+
+
 def check_real_arithmetic(c):
     """Several ranks on few cores: the picture must not call it scaling. Started by a command of ours."""
     directory = PLACE / "real"
@@ -178,6 +220,7 @@ def check_real_arithmetic(c):
                                                                                   "OMPI_MCA_oob_tcp_if_include": "lo"})
     c.check(done.code == 0, f"real arithmetic: {done}")
     m = json.loads((directory / "manifest.json").read_text())
+    c.equal({r["model_kind"] for r in rows_of(directory)}, {"ideal"}, "without a cost file the line is the ideal one")
     c.check(f"share {many} cores" in (m["warning"] or "") and not m["is_timed"], f"warning: {m['warning']}")
     c.check("not how a cluster scales" in (directory / "scaling.svg").read_text(), "the picture says so")
     c.equal(m["facts"]["1"]["environment"].get("OMPI_MCA_btl_tcp_if_include"), "lo", "environment")
@@ -204,15 +247,18 @@ def main():
     shutil.rmtree(PLACE, ignore_errors=True)
     PLACE.mkdir(parents=True)
     directory = PLACE / "timed"
-    c.attempt(check_bootstrap)
-    try:
-        check_run(c, directory)
-        for check in (check_csv, check_pictures, check_manifest, check_refusals):
-            c.attempt(check, directory)
-    except Failure as e:
-        c.check(False, str(e))
-    for check in (check_failures, check_real_arithmetic):
-        c.attempt(check)
+    # Studies of their own, beside each other: most of their time is waiting.
+    with concurrent.futures.ThreadPoolExecutor(3) as beside:
+        running = [beside.submit(c.attempt, check) for check in (check_failures, check_end, check_real_arithmetic)]
+        c.attempt(check_bootstrap)
+        try:
+            check_run(c, directory)
+            for check in (check_csv, check_pictures, check_manifest, check_refusals):
+                c.attempt(check, directory)
+        except Failure as e:
+            c.check(False, str(e))
+        for one in running:
+            one.result()
     c.close()
 
 

@@ -215,6 +215,21 @@ def keeps_an_interrupted_run(c):
     c.check(len(trace.of("token")) > 0, "cut: tokens")
 
 
+def says_why_requests_wait(c):
+    """While the head of the queue has no room, a worker without rows starves for that reason."""
+    for options, name in ((["--max-sequences", 1], "blocked: sequences"), (["--kv-memory", "256K"], "blocked: kv")):
+        file = place("blocked.json")
+        run_ok("batch", "-i", write_prompts(), "-o", place("blocked.jsonl"), *BATCH, *options, "--trace", file)
+        trace = Trace(file)
+        spans = [(e["ts"], e["ts"] + e["args"]["ns"] / 1e3) for e in trace.of("blocked", "b")]
+        c.equal({e["name"] for e in trace.of("blocked")}, {name}, f"{options}: blocked by")
+        idle = [e for e in trace.of("idle") if e["name"] == "kv"]
+        c.check(idle, f"{options}: the worker never starved meanwhile")
+        for e in idle:
+            c.check(any(a - 1e-3 <= e["ts"] and e["ts"] + e["dur"] <= b + 1e-3 for a, b in spans),
+                    f"{options}: idle for KV at {e['ts']} for {e['dur']} us, blocked {spans}")
+
+
 # ---- clocks -------------------------------------------------------------------------------------------
 
 
@@ -324,6 +339,7 @@ def main():
     c.attempt(refuses_before_the_work)
     c.attempt(keeps_the_newest)
     c.attempt(keeps_an_interrupted_run)
+    c.attempt(says_why_requests_wait)
     c.attempt(measures_other_clocks)
     for how in ("--workers", "mpirun"):
         c.attempt(writes_the_last_seconds, how)

@@ -1,5 +1,6 @@
 /* Fuzzes trace files: whatever a file holds is refused with a message, or is a set whose records
- * are possible and in order. */
+ * are possible and in order, and of which a report can be made. */
+#include "cli/trace_report.h"
 #include "coordinator/trace_set.h"
 
 #include <stdlib.h>
@@ -28,6 +29,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             require(trace_record_check(r, &err) == STATUS_OK);
             require(i == 0 || r[-1].at_ns <= r->at_ns);
         }
+    struct trace_report report;
+    require(trace_report_make(set, &report, &err) == STATUS_OK);
+    require(report.n_workers + 1 >= set->n_ranks && report.n_loops <= SEQUENCE_MAX_LOOPS);
+    require(report.n_incomplete <= report.n_tokens && report.n_slow <= report.n_tokens);
+    trace_report_free(&report);
     trace_set_destroy(set);
     return 0;
 }

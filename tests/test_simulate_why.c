@@ -104,6 +104,28 @@ static void test_simulate_why_divides_starvation(void **state)
     assert_close(why.losses[LOSS_IMBALANCE], 0.5 / 3);
 }
 
+/* Half of the sequences' time is at rank 0: batches of half the rows are its work, and smaller ones
+ * are not. */
+static void test_simulate_why_sees_who_keeps_batches_small(void **state)
+{
+    (void)state;
+    struct control_stats one[1], four[4];
+    struct simulate_result base = run_of(1, one, 1000, 1, 0), r = run_of(4, four, 600, 1, 0);
+    struct simulate_why why;
+    base.slots.compute_s = 10;
+    r.slots.compute_s = r.slots.rank0_s = 20;
+    for (int i = 0; i < 4; i++)
+        four[i].n_batches = 120; /* 5 rows instead of 10 */
+    simulate_why_make(&r, 4, 0, &base, 0, &why);
+    assert_close(why.losses[LOSS_RANK0], 0.4);
+    assert_close(why.losses[LOSS_BATCHES], 0);
+    for (int i = 0; i < 4; i++)
+        four[i].n_batches = 240; /* 2.5 rows: a third of the loss is nobody's absence */
+    simulate_why_make(&r, 4, 0, &base, 0, &why);
+    assert_close(why.losses[LOSS_RANK0], 0.4 * 2 / 3);
+    assert_close(why.losses[LOSS_BATCHES], 0.4 / 3);
+}
+
 /* Fewer in flight than asked for. */
 static void test_simulate_why_sees_the_ramp(void **state)
 {
@@ -138,6 +160,7 @@ int main(void)
         cmocka_unit_test(test_simulate_why_nothing_is_lost),
         cmocka_unit_test(test_simulate_why_tells_waits_from_small_batches),
         cmocka_unit_test(test_simulate_why_divides_starvation),
+        cmocka_unit_test(test_simulate_why_sees_who_keeps_batches_small),
         cmocka_unit_test(test_simulate_why_sees_the_ramp),
         cmocka_unit_test(test_simulate_why_of_no_tokens),
     };

@@ -500,7 +500,7 @@ static void test_a_cut_file_is_told_at_every_length(void **state)
     size_t len;
     char *text = written(set, &len);
     /* All but the final newline is needed. */
-    for (size_t n = 0; n + 1 < len; n += n < 300 || n + 3000 > len ? 1 : 41) {
+    for (size_t n = 0; n + 1 < len; n += n < 300 || n + 900 > len ? 1 : 41) {
         struct trace_set *back;
         struct err err;
         assert_int_equal(trace_set_parse(text, n, "cut", &back, &err), STATUS_CORRUPT);
