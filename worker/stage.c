@@ -68,7 +68,6 @@ enum status stage_create(const struct stage_config *config, struct stage **out, 
     chain_pool_init(&s->slots, s->slots.next, c->n_slots);
     kv_blocks_init(&s->kv, s->kv.pool.next, s->kv.ids, c->n_blocks, c->block_size);
     s->batch.pool_ids = s->kv.ids;
-    s->round = 1; /* 0 is no round where one is named */
     s->batch.block_size = (int32_t)c->block_size;
     for (int i = 0; i < QUEUE_COUNT; i++)
         s->queues[i] = (struct stage_lane_list){.head = CHAIN_NONE, .tail = CHAIN_NONE};

@@ -59,16 +59,16 @@ static bool take_segment(struct stage *s, uint32_t index, uint32_t budget, uint3
 }
 
 /* How many of the waiting live rows' lanes a batch takes. Rows that once are in one batch would
- * stay together where all take the same way, and go round the ring as one batch while the other
- * workers have none. So a worker that has gathered clearly more than its share of the ring's
- * sequences takes its share, and the rest follows one batch behind. */
+ * stay together where all take the same way: large batches, for which the other workers wait, up to
+ * one with all rows that goes round alone. So a worker that has gathered clearly more than its
+ * share of the ring's sequences takes its share, and the rest joins the batch behind. */
 static uint32_t live_share(const struct stage *s)
 {
     uint32_t n_waiting = s->queues[QUEUE_LIVE].n, ring_size = s->config.ring_size;
     if (s->config.batching != BATCHING_ROUND || ring_size == 1)
         return n_waiting;
     uint32_t share = (s->n_sequences + ring_size - 1) / ring_size;
-    return n_waiting > share + share / 2 + 1 ? share : n_waiting;
+    return n_waiting > share + share / 4 + 1 ? share : n_waiting;
 }
 
 static void form_batch(struct stage *s)

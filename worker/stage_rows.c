@@ -109,13 +109,13 @@ static void lane_note_round(struct stage *s, struct stage_lane *lane, uint32_t r
         s->ready_round = lane->round;
 }
 
-/* The round a frame's rows come from. What is new in the ring, from the coordinator, belongs to the
- * round we are in, so that it makes nobody wait. */
+/* The round a frame's rows come from. What is new in the ring, from the coordinator, joins the rows
+ * of the round we are in: a prompt that arrives just before them would take a batch for itself. */
 static uint32_t source_round(const struct stage *s, uint16_t source_rank)
 {
     int mate = (int)source_rank - (int)s->config.rank + (int)s->config.ring_index;
     bool is_mate = source_rank > 0 && mate >= 0 && mate < (int)s->config.ring_size;
-    return is_mate ? s->mate_rounds[mate] : s->round - 1;
+    return is_mate ? s->mate_rounds[mate] : s->round;
 }
 
 /* Marks the lane's last pending row as the live one, which has just arrived. */
