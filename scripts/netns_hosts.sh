@@ -11,7 +11,7 @@
 # --name NAME (first argument, or NETNS_NAME) tells several such networks apart; default carousel. Nothing of them
 # reaches the machine's own network, so all of them use the same addresses.
 # --delay: every packet between two hosts arrives MS milliseconds later; by netem, or where the kernel has none by
-# scripts/netns_relay.py, a switch in user space. --rate: a host sends at most MBIT megabits a second (tbf).
+# scripts/netns_relay.py, a switch in user space. --rate: a host sends at most MBIT megabits a second (netem or tbf).
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 self=$here/netns_hosts.sh
@@ -58,14 +58,14 @@ add_host() { # number; with a device net0 in it, or one that is made here
     ip -n "$host" link set net0 up
 }
 
-shape_host() { # number, netem delay in ms or 0, rate in Mbit or 0
-    local host=$name-$1 delay=$2 rate=$3
-    [ "$delay" = 0 ] || tc -n "$host" qdisc add dev net0 root handle 1: netem delay "${delay}ms" limit 100000
-    [ "$rate" = 0 ] && return
-    local where=root
-    [ "$delay" = 0 ] || where="parent 1:"
-    # shellcheck disable=SC2086  # one word or two
-    tc -n "$host" qdisc add dev net0 $where tbf rate "${rate}mbit" burst 32kb latency 400ms
+shape_host() { # number, delay in ms that netem adds or 0, rate in Mbit or 0
+    local host=$name-$1 delay=$2 rate=$3 limited=()
+    if [ "$delay" != 0 ]; then
+        [ "$rate" = 0 ] || limited=(rate "${rate}mbit")
+        tc -n "$host" qdisc add dev net0 root netem delay "${delay}ms" limit 100000 "${limited[@]}"
+    elif [ "$rate" != 0 ]; then
+        tc -n "$host" qdisc add dev net0 root tbf rate "${rate}mbit" burst 32kb latency 400ms
+    fi
 }
 
 up() {
@@ -78,8 +78,10 @@ up() {
         if [ "$1" = --delay ]; then delay=$2; else rate=$2; fi
         shift 2
     done
-    [ ! -e "$(state)" ] || fail "the network '$name' is up already; take it down first, or use --name for another one"
-    mkdir -p "$(state)/tmp"
+    mkdir -p /run/carousel-netns
+    mkdir "$(state)" 2>/dev/null ||
+        fail "the network '$name' is up already; take it down first, or use --name for another one"
+    mkdir "$(state)/tmp"
     echo "$n" >"$(state)/n_hosts"
     trap 'down >/dev/null 2>&1' EXIT
     ip netns add "$name-switch"

@@ -26,11 +26,11 @@ METRICS = (
 GROWS = {"tokens_per_s", "sequences"}
 COLUMNS = ["series", "metric", "workers", "n", "failed", "median", "ci_low", "ci_high", "model", "model_kind",
            "efficiency", "efficiency_low", "efficiency_high", "message"]
-PANELS = (("strong", "tokens_per_s", "Strong: the same requests in flight"),
-          ("weak", "tokens_per_s", "Weak: requests in flight for each worker"),
+PANELS = (("strong", "tokens_per_s", "Strong: {strong_concurrency} requests in flight"),
+          ("weak", "tokens_per_s", "Weak: {weak_concurrency} requests in flight a worker"),
           ("kv", "sequences", "KV: sequences that fit, memory fixed a worker"),
           ("single", "tpot_ms", "One stream: time per token"),
-          ("single", "ttft_ms", "One stream: first token of a long prompt"))
+          ("single", "ttft_ms", "One stream: first token of a prompt of {long_prompt}"))
 MEASURED, MODEL, IDEAL, WARNING = "#0b5fa5", "#d9730d", "#8a8a8a", "#b3261e"
 
 
@@ -174,7 +174,7 @@ def draw(plan, books, rows, directory):
     for axes, (series, metric, title) in zip(places[:2] + places[3:], PANELS):
         mine = [r for r in rows if r["series"] == series and r["metric"] == metric]
         if mine:
-            panel(axes, mine, title, units[series, metric], metric in GROWS)
+            panel(axes, mine, title.format(**plan), units[series, metric], metric in GROWS)
         else:
             axes.set_axis_off()
     grown = [r for r in rows if r["metric"] == "tokens_per_s" and r["series"] in ("strong", "weak")]
