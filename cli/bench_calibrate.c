@@ -3,6 +3,7 @@
 
 #include "cli/calibrate.h"
 #include "cli/cli.h"
+#include "cli/cost_file.h"
 #include "cli/options.h"
 #include "cli/session.h"
 #include "cluster/host.h"
@@ -23,7 +24,8 @@ static const char usage[] =
 static const char *const transports[] = {"mpi", "inproc"};
 
 struct calibrate_options {
-    const char *output, *model;
+    const char *output, *model, *blocks;
+    char blocks_path[4096];
     bool as_json;
     int kv_dtype, transport;
     struct calibrate c;
@@ -48,6 +50,8 @@ static enum status take_options(int argc, char **argv, struct calibrate_options 
          "auto: f32 for f32 checkpoints, else bf16", NULL},
         {"transport", 0, OPTION_CHOICE, &o->transport, NULL, "mpi|inproc", 0, 0,
          "of the runs that measure drivers and links", NULL},
+        {"blocks", 0, OPTION_STRING, &o->blocks, "FILE", NULL, 0, 0,
+         "take batches from that cost file: only the rest is measured", NULL},
         {"json", 0, OPTION_FLAG, &o->as_json, NULL, NULL, 0, 0, "print one JSON object", NULL},
     };
     const struct option_group group = {own, sizeof own / sizeof own[0]};
@@ -64,6 +68,10 @@ static enum status take_options(int argc, char **argv, struct calibrate_options 
         status =
             err_set(err, STATUS_INVALID,
                     "--backend timed takes its costs from a file; there is nothing to measure");
+    if (status == STATUS_OK && o->blocks != NULL) {
+        status = cost_file_find(o->blocks, o->blocks_path, sizeof o->blocks_path, err);
+        o->c.blocks = o->blocks_path;
+    }
     return status;
 }
 
@@ -82,6 +90,16 @@ static void name_costs(const struct calibrate *c, struct cost_model *m)
     char host[128];
     host_name(host, sizeof host);
     const char *model = strrchr(c->model, '/') != NULL ? strrchr(c->model, '/') + 1 : c->model;
+    if (c->blocks != NULL) {
+        char blocks[sizeof m->name];
+        snprintf(blocks, sizeof blocks, "%s", m->name);
+        snprintf(m->name, sizeof m->name, "%.70s; drivers of %.40s", blocks, host);
+        snprintf(m->source, sizeof m->source,
+                 "carousel %s bench calibrate --blocks %.200s --transport %s; remote links are "
+                 "copies of local ones",
+                 CAROUSEL_VERSION, c->blocks, c->transport);
+        return;
+    }
     snprintf(m->name, sizeof m->name, "%.60s on %.50s", model, host);
     snprintf(m->source, sizeof m->source,
              "carousel %s bench calibrate --threads %d --max-rows %d --kv-dtype %s --transport %s; "
@@ -175,6 +193,10 @@ int cli_bench_calibrate(int argc, char **argv)
         bool is_f32 = o.kv_dtype == 1 || (o.kv_dtype == 0 && checkpoint->dtype == DTYPE_F32);
         c->kv_dtype = is_f32 ? DTYPE_F32 : DTYPE_BF16;
         c->checkpoint = checkpoint;
+        if (c->blocks != NULL)
+            status = cost_model_load(c->blocks, &cost, &err);
+    }
+    if (status == STATUS_OK) {
         name_costs(c, &cost);
         status = calibrate_replica(c, &err);
     }

@@ -20,6 +20,7 @@ struct calibrate_check {
 struct calibrate {
     const char *model; /* directory */
     const char *isa, *backend;
+    const char *blocks; /* a cost file whose batches stand for the replica's, then timed; or NULL */
     const char *transport; /* "mpi" or "inproc": of the runs that measure the drivers */
     int n_threads;         /* as a worker that has this host for itself would use */
     int max_rows;
@@ -31,7 +32,7 @@ struct calibrate {
 };
 
 /* Block, KV, head, jitter, and a row's way into and out of a message: by running batches on a
- * replica. */
+ * replica. With `blocks`, only the row's way. */
 enum status calibrate_replica(const struct calibrate *c, struct err *err);
 
 /* Links, hand-over, messages, coordinator: by running this program's other benchmarks, the last

@@ -341,7 +341,7 @@ enum status calibrate_check(const struct calibrate *c, struct calibrate_check *c
         double token_s = predict_tpot_ms(c, n, n_output) / 1e3;
         while (n_output > 4 && n_output * token_s > 4 * c->seconds)
             n_output /= 2;
-        const struct run run = {NULL, 1, n, n, CHECK_PROMPT, n_output};
+        const struct run run = {c->blocks, 1, n, n, CHECK_PROMPT, n_output};
         double measured_ms;
         int n_runs = n_output * token_s < 1 ? N_RUNS : 1; /* a long run is its own average */
         enum status status = measure_tpot(c, &run, n_runs, &measured_ms, err);

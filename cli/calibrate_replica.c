@@ -274,7 +274,8 @@ static enum status open_bench(struct bench *b, struct err *err)
     const struct calibrate *c = b->c;
     uint64_t kv_bytes;
     uint32_t context = plan_context(c, &kv_bytes);
-    struct replica_config config = {.backend = c->backend,
+    struct replica_config config = {.backend = c->blocks != NULL ? "timed" : c->backend,
+                                    .cost_file = c->blocks,
                                     .isa = c->isa,
                                     .n_threads = c->n_threads,
                                     .may_spin = c->n_threads <= host_n_cores(),
@@ -328,12 +329,12 @@ enum status calibrate_replica(const struct calibrate *c, struct err *err)
 {
     struct bench b = {.c = c};
     enum status status = open_bench(&b, err);
-    if (status == STATUS_OK)
+    if (status == STATUS_OK && c->blocks == NULL)
         status = run_rounds(&b, err);
+    if (status == STATUS_OK && c->blocks == NULL)
+        set_costs(&b);
     if (status == STATUS_OK)
         status = time_rows(&b, err);
-    if (status == STATUS_OK)
-        set_costs(&b);
     close_bench(&b);
     return status;
 }

@@ -12,10 +12,10 @@
 
 static const char usage[] =
     "usage: carousel simulate [MODEL] [options]\n"
-    "Runs requests through a simulated cluster: the real scheduler and the real stages,\n"
-    "with a cost file in the place of machines. No weights are read: MODEL is a directory\n"
-    "with config.json; without it the dimensions are Ouro-1.4B's (--shape). The same\n"
-    "options and seed print the same bytes. docs/simulator.md says what is modelled.";
+    "Runs requests through a simulated cluster: the real scheduler and stages, with a\n"
+    "cost file in the place of machines. No weights are read: MODEL is a directory\n"
+    "with config.json; without it the shape is Ouro-1.4B's. The same options and seed\n"
+    "print the same bytes. docs/simulator.md says what is modelled.";
 
 static enum status print_trace_report(const struct trace_set *set, bool as_json, struct err *err)
 {

@@ -9,6 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The library looks at every send that has not left whenever it is called, so thousands of them
+ * cost seconds: it gets so many for one rank, the rest waits here. */
+enum { SEND_WINDOW = 16 };
 enum { TAG_RAW = 4, N_CANCEL_TESTS = 1000 };
 #define RAW_PATIENCE_NS (30ull * 1000 * 1000 * 1000)
 
@@ -20,8 +23,25 @@ struct flight { /* requests under way, and the node each one uses */
     int n, cap;
 };
 
+struct waiting_send {
+    enum mpi_link_kind kind;
+    const void *bytes;
+    size_t n;
+    struct message_node *node;
+    struct waiting_send *next;
+};
+
+/* The sends to one rank: with the library, and in order behind those. */
+struct lane {
+    int n_under_way;
+    struct waiting_send *first, *last;
+};
+
 struct mpi_link {
     int rank, n_ranks;
+    struct lane *lanes; /* [n_ranks] */
+    struct waiting_send *spare;
+    int n_waiting;          /* in all lanes */
     MPI_Comm heads, bodies; /* apart, because the header receive takes any tag */
     MPI_Request head;
     struct flight sends, receives;
@@ -76,8 +96,11 @@ static enum status flight_test(struct mpi_link *link, struct flight *f, const ch
         return failed(link, what, code, err);
     if (n_done <= 0) /* also MPI_UNDEFINED */
         return STATUS_OK;
-    for (int i = 0; i < n_done; i++)
+    for (int i = 0; i < n_done; i++) {
+        if (f == &link->sends)
+            link->lanes[f->peers[f->done[i]]].n_under_way--;
         listener->completed(listener->context, f->nodes[f->done[i]], f->peers[f->done[i]]);
+    }
     /* The library has set the finished requests to null: close the gaps, keep the order. */
     for (int i = 0; i < f->n; i++) {
         if (f->requests[i] == MPI_REQUEST_NULL)
@@ -97,6 +120,73 @@ static void flight_free(struct flight *f)
     free(f->nodes);
     free(f->peers);
     free(f->done);
+}
+
+/* ---- sends that wait for the library -----------------------------------------------------------
+ */
+
+static void waiting_free(struct waiting_send *s)
+{
+    while (s != NULL) {
+        struct waiting_send *next = s->next;
+        free(s);
+        s = next;
+    }
+}
+
+static enum status waiting_add(struct mpi_link *link, int dest, struct waiting_send send,
+                               struct err *err)
+{
+    struct lane *lane = &link->lanes[dest];
+    struct waiting_send *s = link->spare;
+    if (s != NULL)
+        link->spare = s->next;
+    else if ((s = malloc(sizeof *s)) == NULL)
+        return err_set(err, STATUS_NO_MEMORY, "no memory for a message that waits");
+    *s = send;
+    s->next = NULL;
+    if (lane->first == NULL)
+        lane->first = s;
+    else
+        lane->last->next = s;
+    lane->last = s;
+    link->n_waiting++;
+    return STATUS_OK;
+}
+
+static enum status send_now(struct mpi_link *link, int dest, const struct waiting_send *s,
+                            struct err *err)
+{
+    enum status status = flight_reserve(&link->sends, err);
+    if (status != STATUS_OK)
+        return status;
+    MPI_Request request;
+    MPI_Comm comm = s->kind == MPI_LINK_BODY ? link->bodies : link->heads;
+    int code = MPI_Isend(s->bytes, (int)s->n, MPI_BYTE, dest, (int)s->kind, comm, &request);
+    if (code != MPI_SUCCESS)
+        return failed(link, "MPI_Isend", code, err);
+    flight_add(&link->sends, request, s->node, dest);
+    link->lanes[dest].n_under_way++;
+    return STATUS_OK;
+}
+
+/* Gives the library what there is room for, lane by lane in order. */
+static enum status send_waiting(struct mpi_link *link, struct err *err)
+{
+    for (int dest = 0; dest < link->n_ranks && link->n_waiting > 0; dest++) {
+        struct lane *lane = &link->lanes[dest];
+        while (lane->first != NULL && lane->n_under_way < SEND_WINDOW) {
+            struct waiting_send *s = lane->first;
+            enum status status = send_now(link, dest, s, err);
+            if (status != STATUS_OK)
+                return status;
+            lane->first = s->next;
+            s->next = link->spare;
+            link->spare = s;
+            link->n_waiting--;
+        }
+    }
+    return STATUS_OK;
 }
 
 /* ---- start and end -------------------------------------------------------------------------- */
@@ -129,6 +219,9 @@ enum status mpi_link_open(struct mpi_link **out, struct err *err)
         code = MPI_Comm_dup(MPI_COMM_WORLD, &link->bodies);
     if (code != MPI_SUCCESS)
         status = failed(link, "start of MPI", code, err);
+    if (status == STATUS_OK &&
+        (link->lanes = calloc((size_t)link->n_ranks, sizeof *link->lanes)) == NULL)
+        status = err_set(err, STATUS_NO_MEMORY, "no memory for %d ranks", link->n_ranks);
     if (status != STATUS_OK) {
         free(link);
         return status;
@@ -200,11 +293,15 @@ bool mpi_link_close(struct mpi_link *link, bool is_clean)
             MPI_Test(&link->head, &is_done, MPI_STATUS_IGNORE);
         is_clean = is_clean && is_done;
     }
-    is_clean = is_clean && link->sends.n == 0 && link->receives.n == 0;
+    is_clean = is_clean && mpi_link_n_sends(link) == 0 && link->receives.n == 0;
     if (is_clean)
         is_clean = MPI_Finalize() == MPI_SUCCESS;
     flight_free(&link->sends);
     flight_free(&link->receives);
+    for (int i = 0; i < link->n_ranks; i++)
+        waiting_free(link->lanes[i].first);
+    waiting_free(link->spare);
+    free(link->lanes);
     free(link);
     return is_clean;
 }
@@ -226,16 +323,11 @@ const char *transport_mpi_version(void)
 enum status mpi_link_send(struct mpi_link *link, enum mpi_link_kind kind, int dest,
                           const void *bytes, size_t n, struct message_node *node, struct err *err)
 {
-    enum status status = flight_reserve(&link->sends, err);
-    if (status != STATUS_OK)
-        return status;
-    MPI_Request request;
-    MPI_Comm comm = kind == MPI_LINK_BODY ? link->bodies : link->heads;
-    int code = MPI_Isend(bytes, (int)n, MPI_BYTE, dest, (int)kind, comm, &request);
-    if (code != MPI_SUCCESS)
-        return failed(link, "MPI_Isend", code, err);
-    flight_add(&link->sends, request, node, dest);
-    return STATUS_OK;
+    const struct waiting_send send = {.kind = kind, .bytes = bytes, .n = n, .node = node};
+    const struct lane *lane = &link->lanes[dest];
+    if (lane->first != NULL || lane->n_under_way >= SEND_WINDOW)
+        return waiting_add(link, dest, send, err);
+    return send_now(link, dest, &send, err);
 }
 
 enum status mpi_link_receive_body(struct mpi_link *link, int source, struct message_node *node,
@@ -263,7 +355,8 @@ enum status mpi_link_receive_head(struct mpi_link *link, void *bytes, size_t cap
 enum status mpi_link_test_sends(struct mpi_link *link, const struct mpi_link_listener *listener,
                                 struct err *err)
 {
-    return flight_test(link, &link->sends, "MPI_Testsome of sends", listener, err);
+    enum status status = flight_test(link, &link->sends, "MPI_Testsome of sends", listener, err);
+    return status == STATUS_OK ? send_waiting(link, err) : status;
 }
 
 enum status mpi_link_test_bodies(struct mpi_link *link, const struct mpi_link_listener *listener,
@@ -296,7 +389,7 @@ bool mpi_link_is_head_receive_pending(const struct mpi_link *link)
 
 int mpi_link_n_sends(const struct mpi_link *link)
 {
-    return link->sends.n;
+    return link->sends.n + link->n_waiting;
 }
 
 int mpi_link_n_bodies(const struct mpi_link *link)

@@ -18,6 +18,7 @@ seed() { # target name, corpus directory
     local demo=model/demo corpus=$2
     case $1 in
     fuzz_config) cp $demo/config.json "$corpus/demo.json" ;;
+    fuzz_cost_model) cp cluster/costs/*.json "$corpus/" ;;
     fuzz_recipe) cp train/recipes/*.json tests/data/recipe_*.json "$corpus/" ;;
     fuzz_tokenizer*) cp $demo/tokenizer.json "$corpus/demo.json" ;;
     fuzz_batch*) head -n 4 $demo/prompts.jsonl >"$corpus/demo.jsonl"

@@ -9,7 +9,8 @@ import shutil
 from e2e_lib import DEMO, ROOT, WORK, Checks, reference, run, run_command, run_json, run_ok
 
 SUBCOMMANDS = (["generate"], ["serve"], ["batch"], ["lens"], ["bench"], ["bench", "kernels"], ["bench", "net"],
-               ["bench", "engine"], ["bench", "trace"], ["train"], ["eval"], ["gate"], ["info"], ["doctor"])
+               ["bench", "engine"], ["bench", "trace"], ["train"], ["eval"], ["gate"], ["simulate"], ["info"],
+               ["doctor"])
 MOST_LINES, MOST_COLUMNS = 36, 80
 
 
