@@ -191,6 +191,31 @@ def test_errors(c, bed):
     c.check(nowhere.code == 1 and "there is no Slurm here" in nowhere.err, str(nowhere))
 
 
+def test_asking(c):
+    """A controller that is never asked more often than needed, and a run directory of somebody who means ill."""
+    place = PLACE / "asking"
+    place.mkdir()
+    asked = place / "asked"
+    squeue = place / "squeue"
+    squeue.write_text(f"""#!/bin/sh
+echo "$*" >>{asked}
+case "$*" in
+*RestartCnt*) echo 0 ;;
+*jobs=8*) echo "8|RUNNING|1|0:10|None|carousel:{place}" ;;
+*) echo "7|PENDING|1|0:10|Resources|" ;;
+esac
+""")
+    squeue.chmod(0o700)
+    env = {"PATH": f"{place}:{os.environ.get('PATH', '')}"}
+    late = run("slurm", "endpoint", "7", "--wait", "4", env=env)
+    c.check(late.code == 1 and "does not run yet" in late.err and late.seconds >= 4, f"waits for the start: {late}")
+    n_asked = len(asked.read_text().splitlines())
+    c.check(4 <= n_asked <= 22, f"squeue was asked {n_asked} times in 4 s")
+    os.mkfifo(place / "endpoint.json")
+    pipe = run("slurm", "endpoint", "8", env=env, timeout=10)
+    c.check(pipe.code == 1 and "no endpoint file" in pipe.err, f"a pipe in the endpoint file's place: {pipe}")
+
+
 # ---- serve ---------------------------------------------------------------------------------------------------------
 
 def ask(url, key, n_tokens, answers):
@@ -344,6 +369,7 @@ def main():
     result = bed.up()
     c.note(result.err.strip())
     timed(c, test_errors, bed)
+    timed(c, test_asking)
     batch = timed(c, start_batch, bed)
     study = timed(c, start_scaling, bed)
     timed(c, test_serve, bed)
