@@ -19,7 +19,7 @@ import urllib.error
 import urllib.request
 
 from e2e_lib import DEMO, ROOT, WORK, Checks, Failure, run, run_command
-from http_lib import wait_for
+from http_lib import Metrics, wait_for
 
 PLACE = WORK / "slurm"
 TESTBED = ROOT / "scripts" / "slurm" / "testbed.sh"
@@ -214,6 +214,10 @@ esac
     os.mkfifo(place / "endpoint.json")
     pipe = run("slurm", "endpoint", "8", env=env, timeout=10)
     c.check(pipe.code == 1 and "no endpoint file" in pipe.err, f"a pipe in the endpoint file's place: {pipe}")
+    for drain_s in ("09", "1m"):  # bash would take the first for an octal number, when it is too late
+        script = run_command(["bash", ROOT / "scripts" / "slurm" / "batch.sbatch"], cwd=ROOT,
+                             env={"SLURM_JOB_ID": "1", "DRAIN_S": drain_s, "RUN_DIR": str(place / "run")})
+        c.check(script.code == 1 and f"DRAIN_S={drain_s}" in script.err, f"DRAIN_S: {script}")
 
 
 # ---- serve ---------------------------------------------------------------------------------------------------------
@@ -229,6 +233,12 @@ def ask(url, key, n_tokens, answers):
         answers.append((e.code, 0))
     except OSError as e:
         answers.append((str(e), 0))
+
+
+def n_running(url, key):
+    request = urllib.request.Request(url + "/metrics", headers={"Authorization": f"Bearer {key}"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return Metrics(answer.read().decode()).sum("num_requests_running")
 
 
 def serve(c, bed, name, launcher, end, state):
@@ -249,7 +259,8 @@ def serve(c, bed, name, launcher, end, state):
     threads = [threading.Thread(target=ask, args=(url, key, 150, answers)) for _ in range(6)]
     for t in threads:
         t.start()
-    time.sleep(0.5)
+    if not wait_for(lambda: len(answers) + n_running(url, key) >= 6, 20):
+        raise Failure(f"{name}: requests do not start: {answers}, {job.tail()}")
     ended = end(job)
     for t in threads:
         t.join()
