@@ -287,6 +287,27 @@ static void test_a_trace_that_starts_in_the_middle(void **state)
     trace_set_destroy(set);
 }
 
+/* What waits has no sequence yet, and never gets one when its client leaves. */
+static void test_requests_without_a_sequence_count(void **state)
+{
+    (void)state;
+    struct trace_set *set = make_set();
+    struct trace_report r;
+    for (uint64_t i = 0; i < 2; i++)
+        add(set, 0,
+            (struct trace_record){.kind = TRACE_QUEUE,
+                                  .at_ns = (1600 + i) * US,
+                                  .lasted_ns = 10 * US,
+                                  .n_rows = 3,
+                                  .request.request = 8 + i});
+    make(set, &r);
+    assert_int_equal(r.n_requests, 3);
+    assert_int_equal(r.queue.n, 3);
+    assert_int_equal(r.ttft.n, 1);
+    trace_report_free(&r);
+    trace_set_destroy(set);
+}
+
 static void test_nothing_gives_zeros(void **state)
 {
     (void)state;
@@ -354,6 +375,7 @@ int main(void)
         cmocka_unit_test(test_the_slowest_token),
         cmocka_unit_test(test_a_way_has_no_time_twice),
         cmocka_unit_test(test_a_trace_that_starts_in_the_middle),
+        cmocka_unit_test(test_requests_without_a_sequence_count),
         cmocka_unit_test(test_nothing_gives_zeros),
         cmocka_unit_test(test_a_loop_that_ran_twice),
         cmocka_unit_test(test_quantiles_are_nearest_rank),
