@@ -250,6 +250,20 @@ static void test_coordinator_names_who_does_not_send_its_trace(void **state)
     close_traced(c);
 }
 
+/* Many records take longer than one answer may; what counts is that they come. */
+static void test_coordinator_waits_while_records_come(void **state)
+{
+    (void)state;
+    struct cluster *c = open_traced(1, 6);
+    c->fakes[0].chunk_ns = 60 * 1000 * 1000;
+    c->config.answer_timeout_ns = 200 * 1000 * 1000;
+    start(c);
+    struct trace_set *set = collect(c, 0);
+    assert_int_equal(set->ranks[1].n_records, 18);
+    trace_set_destroy(set);
+    close_traced(c);
+}
+
 static void test_coordinator_survives_who_leaves_over_its_trace(void **state)
 {
     (void)state;
@@ -262,6 +276,24 @@ static void test_coordinator_survives_who_leaves_over_its_trace(void **state)
     assert_contains(err.message, "rank 1 on nodea has left the cluster: the records do not fit");
     assert_null(set);
     assert_int_equal(coordinator_collect_trace(c->coordinator, 0, &set, &err), STATUS_NO_MEMORY);
+    close_traced(c);
+}
+
+/* Its last record and its last words come together: the trace is whole, the cluster is lost. */
+static void test_coordinator_keeps_the_trace_of_who_leaves_after_it(void **state)
+{
+    (void)state;
+    struct cluster *c = open_traced(1, 2);
+    c->fakes[0].leaves_after_trace = true;
+    start(c);
+    struct trace_set *set = collect(c, 0);
+    assert_int_equal(set->ranks[1].n_records, 6);
+    trace_set_destroy(set);
+    struct err err = {0};
+    const uint64_t deadline_ns = host_now_ns() + FAKE_PATIENCE_NS;
+    while (coordinator_step(c->coordinator, 1000000, &err) == STATUS_OK)
+        assert_true(host_now_ns() < deadline_ns);
+    assert_contains(err.message, "rank 1 on nodea has left the cluster: out of work");
     close_traced(c);
 }
 
@@ -285,7 +317,9 @@ int main(void)
         cmocka_unit_test(test_coordinator_bounds_the_error_of_the_clocks),
         cmocka_unit_test(test_coordinator_counts_drift_since_an_exchange),
         cmocka_unit_test(test_coordinator_names_who_does_not_send_its_trace),
+        cmocka_unit_test(test_coordinator_waits_while_records_come),
         cmocka_unit_test(test_coordinator_survives_who_leaves_over_its_trace),
+        cmocka_unit_test(test_coordinator_keeps_the_trace_of_who_leaves_after_it),
         cmocka_unit_test(test_coordinator_without_records_has_no_trace),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
