@@ -78,6 +78,21 @@ static enum status check_recording(const struct coordinator *c, struct err *err)
                : err_set(err, STATUS_INVALID, "nothing is recorded: give --trace-buffer a size");
 }
 
+enum status coordinator_own_trace(struct coordinator *c, struct trace_set **out, struct err *err)
+{
+    struct trace_set *set;
+    enum status st = check_recording(c, err);
+    if (st == STATUS_OK)
+        st = create_set(c, &set, err);
+    if (st != STATUS_OK)
+        return st;
+    append_own(c, set, 0);
+    for (uint32_t w = 0; w < c->n_workers; w++)
+        set->ranks[w + 1].is_missing = true;
+    *out = set;
+    return STATUS_OK;
+}
+
 /* ---- the question --------------------------------------------------------------------------- */
 
 enum status coordinator_request_trace(struct coordinator *c, uint64_t window_ns,

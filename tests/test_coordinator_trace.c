@@ -297,6 +297,36 @@ static void test_coordinator_keeps_the_trace_of_who_leaves_after_it(void **state
     close_traced(c);
 }
 
+/* Who is lost cannot be asked; what was recorded here is there, requests that ended with the
+ * cluster among it. */
+static void test_coordinator_has_its_own_records_of_a_lost_cluster(void **state)
+{
+    (void)state;
+    struct cluster *c = open_traced(2, 0);
+    c->fakes[0].n_at_once = c->fakes[1].n_at_once = 3;
+    start(c);
+    struct seen s = {0};
+    struct err err = {0};
+    submit(c, &s, 8);
+    while (s.n_tokens < 3)
+        step(c);
+    struct trace_set *set = NULL;
+    assert_int_equal(coordinator_collect_trace(c->coordinator, 0, &set, &err), STATUS_NO_MEMORY);
+    assert_int_equal(coordinator_own_trace(c->coordinator, &set, &err), STATUS_OK);
+    assert_int_equal(s.n_ends, 1);
+    assert_int_equal(set->n_ranks, 3);
+    assert_false(set->ranks[0].is_missing);
+    assert_int_equal(count(&set->ranks[0], TRACE_TOKEN), 3);
+    assert_int_equal(count(&set->ranks[0], TRACE_SEQUENCE), 1);
+    for (uint32_t r = 1; r <= 2; r++) {
+        assert_true(set->ranks[r].is_missing);
+        assert_int_equal(set->ranks[r].n_records, 0);
+        assert_string_equal(set->ranks[r].host, "nodea");
+    }
+    trace_set_destroy(set);
+    close_traced(c);
+}
+
 static void test_coordinator_without_records_has_no_trace(void **state)
 {
     (void)state;
@@ -306,6 +336,7 @@ static void test_coordinator_without_records_has_no_trace(void **state)
     struct err err = {0};
     assert_int_equal(coordinator_collect_trace(c->coordinator, 0, &set, &err), STATUS_INVALID);
     assert_contains(err.message, "--trace-buffer");
+    assert_int_equal(coordinator_own_trace(c->coordinator, &set, &err), STATUS_INVALID);
     cluster_close(c);
 }
 
@@ -320,6 +351,7 @@ int main(void)
         cmocka_unit_test(test_coordinator_waits_while_records_come),
         cmocka_unit_test(test_coordinator_survives_who_leaves_over_its_trace),
         cmocka_unit_test(test_coordinator_keeps_the_trace_of_who_leaves_after_it),
+        cmocka_unit_test(test_coordinator_has_its_own_records_of_a_lost_cluster),
         cmocka_unit_test(test_coordinator_without_records_has_no_trace),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -47,6 +47,7 @@ static void assert_same_set(const struct trace_set *a, const struct trace_set *b
         const struct trace_rank *x = &a->ranks[rank], *y = &b->ranks[rank];
         assert_string_equal(x->host, y->host);
         assert_int_equal(x->n_lost, y->n_lost);
+        assert_int_equal(x->is_missing, y->is_missing);
         assert_int_equal(x->clock_error_ns, y->clock_error_ns);
         assert_int_equal(x->clock_removed_ns, y->clock_removed_ns);
         assert_int_equal(x->is_clock_shared, y->is_clock_shared);
@@ -117,6 +118,7 @@ static void test_extremes_come_back(void **state)
     set->ranks[1].clock_error_ns = 123456789;
     set->ranks[2].clock_removed_ns = INT64_MIN;
     set->ranks[1].is_clock_shared = true;
+    set->ranks[2].is_missing = true;
     uint64_t t = UINT64_C(1) << 62; /* a clock of 146 years */
     struct trace_record batch = {
         .kind = TRACE_BATCH, .at_ns = t + 1, .lasted_ns = 999999999999, .n_rows = UINT32_MAX};
