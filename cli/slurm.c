@@ -18,9 +18,12 @@ static const char usage[] =
     "the URL of a service that is ready, drain finishes what runs and waits until the\n"
     "job is gone. docs/slurm.md has more.";
 
-#define POLL_NS   200000000L
-#define CURL_S    "5"
-#define COMMAND_S 30.0
+/* From one look at a job to the next: soon at first, and then as seldom as a busy controller, which
+ * others ask as well, can bear. */
+#define FIRST_POLL_NS   UINT64_C(200000000)
+#define SLOWEST_POLL_NS UINT64_C(5000000000)
+#define CURL_S          "5"
+#define COMMAND_S       30.0
 /* The drain of serve.sbatch takes 90 s at most, then ranks and nodes are given back. */
 #define DRAIN_S 150.0
 enum { ENDPOINT_MAX_BYTES = 65536 };
@@ -50,9 +53,11 @@ static enum status read_endpoint(const struct slurm_job *job, json_t **out, stru
                        "job %llu has no endpoint file %s: it is no service, or has not started "
                        "yet, or this host does not see that directory",
                        (unsigned long long)job->id, path);
-    if (info.st_size > ENDPOINT_MAX_BYTES)
-        return err_set(err, STATUS_CORRUPT, "%s has %lld bytes and is no endpoint file", path,
-                       (long long)info.st_size);
+    /* Reading a pipe would wait for whoever writes to it. */
+    if (!S_ISREG(info.st_mode) || info.st_size > ENDPOINT_MAX_BYTES)
+        return err_set(err, STATUS_CORRUPT,
+                       "%s is no endpoint file: that is a plain file of at most %d bytes", path,
+                       (int)ENDPOINT_MAX_BYTES);
     json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
     const char *url = json_string_value(json_object_get(root, "url"));
     if (url == NULL || json_string_value(json_object_get(root, "state")) == NULL ||
@@ -71,10 +76,11 @@ static int ask_ready(const char *url)
     char ready[4096];
     struct child *child = malloc(sizeof *child);
     snprintf(ready, sizeof ready, "%s/ready", url);
-    /* --insecure: nothing is told to it, and a certificate may be the site's own. */
+    /* --insecure: nothing is told to it, and a certificate may be the site's own. --globoff: a URL
+     * with [1-9] in it is one, not nine. */
     const char *const args[] = {
-        "curl",        "--silent",     "--insecure", "--noproxy", "*",   "--output", "/dev/null",
-        "--write-out", "%{http_code}", "--max-time", CURL_S,      ready, NULL};
+        "curl",      "--silent",    "--globoff",    "--insecure", "--noproxy", "*",   "--output",
+        "/dev/null", "--write-out", "%{http_code}", "--max-time", CURL_S,      ready, NULL};
     int code = -1;
     if (child != NULL && child_run(args, NULL, COMMAND_S, child, NULL) == STATUS_OK)
         code = atoi(child->out);
@@ -152,10 +158,18 @@ static enum status show_status(uint64_t id, const struct slurm_options *o, struc
 
 /* ---- endpoint ------------------------------------------------------------------------------- */
 
-static void pause_a_little(void)
+/* Until the next look, but not beyond the deadline; each pause is half longer than the one before.
+ */
+static void pause_before_asking(uint64_t *pause_ns, uint64_t deadline_ns)
 {
-    const struct timespec pause = {.tv_nsec = POLL_NS};
+    uint64_t now_ns = host_now_ns(), left_ns = deadline_ns > now_ns ? deadline_ns - now_ns : 0;
+    uint64_t ns = *pause_ns < left_ns ? *pause_ns : left_ns;
+    const struct timespec pause = {.tv_sec = (time_t)(ns / 1000000000u),
+                                   .tv_nsec = (long)(ns % 1000000000u)};
     nanosleep(&pause, NULL);
+    *pause_ns += *pause_ns / 2;
+    if (*pause_ns > SLOWEST_POLL_NS)
+        *pause_ns = SLOWEST_POLL_NS;
 }
 
 /* STATUS_FULL: not yet, and the message says what is missing. */
@@ -192,11 +206,11 @@ static enum status show_endpoint(uint64_t id, const struct slurm_options *o, str
 {
     json_t *endpoint = NULL;
     uint64_t wait_ns = o->wait_s > 0 ? (uint64_t)(o->wait_s * 1e9) : 0;
-    uint64_t deadline_ns = host_now_ns() + wait_ns;
+    uint64_t deadline_ns = host_now_ns() + wait_ns, pause_ns = FIRST_POLL_NS;
     enum status status;
     while ((status = look_for_endpoint(id, o, &endpoint, err)) == STATUS_FULL &&
            host_now_ns() < deadline_ns)
-        pause_a_little();
+        pause_before_asking(&pause_ns, deadline_ns);
     if (status == STATUS_OK && o->as_json) {
         json_dumpf(endpoint, stdout, JSON_COMPACT);
         putchar('\n');
@@ -258,6 +272,7 @@ static enum status drain_job(uint64_t id, const struct slurm_options *o, struct 
         return STATUS_OK;
     }
     double wait_s = o->wait_s >= 0 ? o->wait_s : DRAIN_S;
+    uint64_t deadline_ns = started_ns + (uint64_t)(wait_s * 1e9), pause_ns = FIRST_POLL_NS;
     for (;;) {
         double elapsed_s = (double)(host_now_ns() - started_ns) / 1e9;
         status = slurm_job_query(id, &job, err);
@@ -274,7 +289,7 @@ static enum status drain_job(uint64_t id, const struct slurm_options *o, struct 
             return err_set(err, STATUS_TIMEOUT,
                            "job %llu still drains after %.0f s (%s): wait on, or scancel %llu",
                            (unsigned long long)id, elapsed_s, job.state, (unsigned long long)id);
-        pause_a_little();
+        pause_before_asking(&pause_ns, deadline_ns);
     }
 }
 

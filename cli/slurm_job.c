@@ -78,7 +78,9 @@ static enum status ask_squeue(uint64_t id, const char *format, struct child *chi
 {
     char which[40];
     snprintf(which, sizeof which, "--jobs=%llu", (unsigned long long)id);
-    const char *const args[] = {"squeue", "--noheader", "--states=all", which, format, NULL};
+    /* --noconvert: 1024 nodes are not "1K". */
+    const char *const args[] = {"squeue", "--noheader", "--noconvert", "--states=all",
+                                which,    format,       NULL};
     enum status status = child_run(args, "SQUEUE_", ANSWER_S, child, err);
     if (status == STATUS_NOT_FOUND)
         return err_set(err, status,

@@ -44,6 +44,13 @@ enter() { # host name, command...
         sh -c 'echo "$0" >/proc/sys/kernel/hostname && exec "$@"' "$host" "$@"
 }
 
+namespaces() { # those with names as ours have
+    local host
+    for host in $(ip netns list | awk '{ print $1 }'); do
+        [[ ! $host =~ ^"$name"-([0-9]+|switch)$ ]] || echo "$host"
+    done
+}
+
 has_netem() { tc -n "$name-switch" qdisc add dev lo root netem delay 1ms 2>/dev/null &&
     tc -n "$name-switch" qdisc del dev lo root; }
 
@@ -78,6 +85,8 @@ up() {
         if [ "$1" = --delay ]; then delay=$2; else rate=$2; fi
         shift 2
     done
+    [ -e "$(state)" ] || [ -z "$(namespaces)" ] ||
+        fail "somebody else's namespaces have such names: $(namespaces | tr '\n' ' '); use --name for other ones"
     mkdir -p /run/carousel-netns
     mkdir "$(state)" 2>/dev/null ||
         fail "the network '$name' is up already; take it down first, or use --name for another one"
@@ -136,9 +145,9 @@ running() { local host; for host in "$@"; do ip netns pids "$host" 2>/dev/null |
 
 down() {
     local all=() host pid
-    for host in $(ip netns list | awk '{ print $1 }'); do
-        [[ $host =~ ^"$name"-([0-9]+|switch)$ ]] && all+=("$host")
-    done
+    # Without it namespaces of such names are somebody else's, and so is what runs in them.
+    [ -e "$(state)" ] || return 0
+    mapfile -t all < <(namespaces)
     end_processes TERM "${all[@]}"
     for _ in 1 2 3 4 5 6 7 8 9 10; do
         [ -n "$(running "${all[@]}")" ] || break

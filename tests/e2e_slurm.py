@@ -19,7 +19,7 @@ import urllib.error
 import urllib.request
 
 from e2e_lib import DEMO, ROOT, WORK, Checks, Failure, run, run_command
-from http_lib import wait_for
+from http_lib import Metrics, wait_for
 
 PLACE = WORK / "slurm"
 TESTBED = ROOT / "scripts" / "slurm" / "testbed.sh"
@@ -191,6 +191,35 @@ def test_errors(c, bed):
     c.check(nowhere.code == 1 and "there is no Slurm here" in nowhere.err, str(nowhere))
 
 
+def test_asking(c):
+    """A controller that is never asked more often than needed, and a run directory of somebody who means ill."""
+    place = PLACE / "asking"
+    place.mkdir()
+    asked = place / "asked"
+    squeue = place / "squeue"
+    squeue.write_text(f"""#!/bin/sh
+echo "$*" >>{asked}
+case "$*" in
+*RestartCnt*) echo 0 ;;
+*jobs=8*) echo "8|RUNNING|1|0:10|None|carousel:{place}" ;;
+*) echo "7|PENDING|1|0:10|Resources|" ;;
+esac
+""")
+    squeue.chmod(0o700)
+    env = {"PATH": f"{place}:{os.environ.get('PATH', '')}"}
+    late = run("slurm", "endpoint", "7", "--wait", "4", env=env)
+    c.check(late.code == 1 and "does not run yet" in late.err and late.seconds >= 4, f"waits for the start: {late}")
+    n_asked = len(asked.read_text().splitlines())
+    c.check(4 <= n_asked <= 22, f"squeue was asked {n_asked} times in 4 s")
+    os.mkfifo(place / "endpoint.json")
+    pipe = run("slurm", "endpoint", "8", env=env, timeout=10)
+    c.check(pipe.code == 1 and "no endpoint file" in pipe.err, f"a pipe in the endpoint file's place: {pipe}")
+    for drain_s in ("09", "1m"):  # bash would take the first for an octal number, when it is too late
+        script = run_command(["bash", ROOT / "scripts" / "slurm" / "batch.sbatch"], cwd=ROOT,
+                             env={"SLURM_JOB_ID": "1", "DRAIN_S": drain_s, "RUN_DIR": str(place / "run")})
+        c.check(script.code == 1 and f"DRAIN_S={drain_s}" in script.err, f"DRAIN_S: {script}")
+
+
 # ---- serve ---------------------------------------------------------------------------------------------------------
 
 def ask(url, key, n_tokens, answers):
@@ -204,6 +233,12 @@ def ask(url, key, n_tokens, answers):
         answers.append((e.code, 0))
     except OSError as e:
         answers.append((str(e), 0))
+
+
+def n_running(url, key):
+    request = urllib.request.Request(url + "/metrics", headers={"Authorization": f"Bearer {key}"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return Metrics(answer.read().decode()).sum("num_requests_running")
 
 
 def serve(c, bed, name, launcher, end, state):
@@ -224,7 +259,8 @@ def serve(c, bed, name, launcher, end, state):
     threads = [threading.Thread(target=ask, args=(url, key, 150, answers)) for _ in range(6)]
     for t in threads:
         t.start()
-    time.sleep(0.5)
+    if not wait_for(lambda: len(answers) + n_running(url, key) >= 6, 20):
+        raise Failure(f"{name}: requests do not start: {answers}, {job.tail()}")
     ended = end(job)
     for t in threads:
         t.join()
@@ -344,6 +380,7 @@ def main():
     result = bed.up()
     c.note(result.err.strip())
     timed(c, test_errors, bed)
+    timed(c, test_asking)
     batch = timed(c, start_batch, bed)
     study = timed(c, start_scaling, bed)
     timed(c, test_serve, bed)

@@ -4,7 +4,11 @@
 #include "cli/child.h"
 #include "cli/slurm_job.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static void test_slurm_job_reads_a_line(void **state)
 {
@@ -89,6 +93,42 @@ static void test_slurm_job_id_is_a_plain_number(void **state)
     assert_int_equal(id, UINT64_C(4294967295));
 }
 
+/* squeue shortens large numbers unless it is told not to. */
+static void test_slurm_job_counts_a_thousand_nodes(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/carousel_squeue_XXXXXX", path[64], search[4096];
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/squeue", dir);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs("#!/bin/sh\n"
+          "nodes=1K\n"
+          "for word in \"$@\"; do [ \"$word\" != --noconvert ] || nodes=1024; done\n"
+          "case \"$*\" in\n"
+          "*RestartCnt*) echo 2 ;;\n"
+          "*) echo \"7|RUNNING|$nodes|0:10|None|carousel:/x\" ;;\n"
+          "esac\n",
+          f);
+    assert_int_equal(fchmod(fileno(f), 0700), 0);
+    fclose(f);
+    char *old = strdup(getenv("PATH"));
+    snprintf(search, sizeof search, "%s:%s", dir, old);
+    setenv("PATH", search, 1);
+    struct slurm_job job;
+    struct err err = {0};
+    enum status status = slurm_job_query(7, &job, &err);
+    setenv("PATH", old, 1);
+    free(old);
+    unlink(path);
+    rmdir(dir);
+    if (status != STATUS_OK)
+        fail_msg("%s", err.message);
+    assert_int_equal(job.n_nodes, 1024);
+    assert_int_equal(job.n_requeues, 2);
+    assert_string_equal(job.run_dir, "/x");
+}
+
 static void test_child_gives_output_code_and_signal(void **state)
 {
     (void)state;
@@ -137,6 +177,7 @@ int main(void)
         cmocka_unit_test(test_slurm_job_takes_only_our_comment),
         cmocka_unit_test(test_slurm_job_refuses_what_it_cannot_mean),
         cmocka_unit_test(test_slurm_job_id_is_a_plain_number),
+        cmocka_unit_test(test_slurm_job_counts_a_thousand_nodes),
         cmocka_unit_test(test_child_gives_output_code_and_signal),
         cmocka_unit_test(test_child_leaves_variables_out),
         cmocka_unit_test(test_child_is_ended_at_its_deadline),
