@@ -75,6 +75,8 @@ static void write_worker(struct json_writer *w, const struct trace_worker_report
     write_count(w, "parked", worker->n_parked);
     write_count(w, "revived", worker->n_revived);
     write_count(w, "lost_records", rank->n_lost);
+    json_write_key(w, "missing");
+    json_write_bool(w, rank->is_missing);
     write_number(w, "clock_error_s", (double)rank->clock_error_ns * 1e-9);
     json_write_end_object(w);
 }
