@@ -258,13 +258,7 @@ int cli_batch(int argc, char **argv, char **program_argv)
         return exit_code;
     batch_ids_init(&b.ids);
     enum status status = run(&b, &o, &err);
-    /* Of an interrupted run, too; then the interruption is what is told. */
-    struct err untraced = {0};
-    if ((status == STATUS_OK || status == STATUS_CANCELLED) &&
-        session_save_trace(b.session, &untraced) != STATUS_OK && status == STATUS_OK) {
-        err = untraced;
-        status = err.code;
-    }
+    status = session_save_trace(b.session, status, &err);
     exit_code = CLI_OK;
     bool is_unread = b.is_reader_gone && strcmp(o.output, "-") == 0;
     if (status != STATUS_OK && !is_unread)

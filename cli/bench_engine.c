@@ -334,8 +334,7 @@ int cli_bench_engine(int argc, char **argv, char **program_argv)
     b.outputs = NULL; /* requests that the session's end cancels still call back */
     if (status == STATUS_OK)
         bench_report_print(&report, b.measure, b.session, &workload, as_json);
-    if (status == STATUS_OK)
-        status = session_save_trace(b.session, &err);
+    status = session_save_trace(b.session, status, &err);
     exit_code = status == STATUS_OK ? CLI_OK : cli_fail("bench engine", &err);
     session_close(b.session);
     bench_measure_destroy(b.measure);

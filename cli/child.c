@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { SIGNAL_BASE = 128, NO_PROGRAM = 127 };
@@ -110,6 +111,21 @@ static bool read_both(struct pipes *p, uint64_t deadline_ns, struct child *child
     return true;
 }
 
+/* A program that has closed its outputs may still be busy; true when it has ended by the deadline.
+ */
+static bool wait_until(pid_t pid, uint64_t deadline_ns, int *status)
+{
+    const struct timespec pause = {.tv_nsec = 1000000};
+    for (;;) {
+        pid_t found = waitpid(pid, status, WNOHANG);
+        if (found == pid || (found < 0 && errno != EINTR))
+            return true;
+        if (host_now_ns() >= deadline_ns)
+            return false;
+        nanosleep(&pause, NULL);
+    }
+}
+
 enum status child_run(const char *const *args, const char *without, double timeout_s,
                       struct child *out, struct err *err)
 {
@@ -128,13 +144,14 @@ enum status child_run(const char *const *args, const char *without, double timeo
     out->out[0] = out->errors[0] = '\0';
     int why = 0, status = 0;
     ssize_t n_failure = read(p.failure[0], &why, sizeof why);
-    bool is_whole = read_both(&p, host_now_ns() + (uint64_t)(timeout_s * 1e9), out);
+    uint64_t deadline_ns = host_now_ns() + (uint64_t)(timeout_s * 1e9);
+    bool is_whole = read_both(&p, deadline_ns, out) && wait_until(pid, deadline_ns, &status);
     if (!is_whole) {
         kill(-pid, SIGKILL);
         kill(pid, SIGKILL);
+        while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+            continue;
     }
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-        continue;
     close_all(&p);
     if (n_failure == sizeof why)
         return err_set(err, why == ENOENT ? STATUS_NOT_FOUND : STATUS_IO, "cannot start %s: %s",

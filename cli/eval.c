@@ -282,8 +282,7 @@ int cli_eval(int argc, char **argv, char **program_argv)
     if (session == NULL)
         return exit_code;
     enum status status = run_eval(session, &o, &tasks, &err);
-    if (status == STATUS_OK)
-        status = session_save_trace(session, &err);
+    status = session_save_trace(session, status, &err);
     exit_code = status == STATUS_OK ? CLI_OK : cli_fail("eval", &err);
     session_close(session);
     return exit_code;

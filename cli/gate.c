@@ -253,8 +253,7 @@ int cli_gate(int argc, char **argv, char **program_argv)
     if (run.session == NULL)
         return exit_code;
     enum status status = run_all(&run, &err);
-    if (status == STATUS_OK)
-        status = session_save_trace(run.session, &err);
+    status = session_save_trace(run.session, status, &err);
     exit_code = status == STATUS_OK ? CLI_OK : cli_fail("gate", &err);
     free(run.gate.weight);
     gate_rows_close(&run.train.rows);

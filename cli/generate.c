@@ -214,8 +214,7 @@ int cli_generate(int argc, char **argv, char **program_argv)
         generate_print_json(&g, ids, n_ids, ro.n_logprobs > 0);
     else if (status == STATUS_OK)
         putchar('\n');
-    if (status == STATUS_OK)
-        status = session_save_trace(g.session, &err);
+    status = session_save_trace(g.session, status, &err);
     exit_code = status == STATUS_OK ? CLI_OK : cli_fail("generate", &err);
     session_close(g.session);
     json_decref(g.tokens);

@@ -204,8 +204,7 @@ int cli_lens(int argc, char **argv, char **program_argv)
     enum status status = stdin_prompt_take(&prompt, &owned, &err);
     if (status == STATUS_OK)
         status = run(session, &o, prompt, &err);
-    if (status == STATUS_OK)
-        status = session_save_trace(session, &err);
+    status = session_save_trace(session, status, &err);
     exit_code = status == STATUS_OK ? CLI_OK : cli_fail("lens", &err);
     free(owned);
     session_close(session);

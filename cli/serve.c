@@ -316,8 +316,10 @@ static int run_front(struct serve *s, char **program_argv)
     if (status == STATUS_OK)
         run_engine(s);
     join_http(s);
-    if (status == STATUS_OK && s->lost.code == STATUS_OK)
-        status = serve_trace_finish(s->trace, s->session->coordinator, &err);
+    if (status == STATUS_OK) {
+        enum status saved = serve_trace_finish(s->trace, s->session->coordinator, &err);
+        status = s->lost.code == STATUS_OK ? saved : STATUS_OK; /* the loss is what is told */
+    }
     if (s->server != NULL) {
         tell_state(s, STATE_STOPPED, status != STATUS_OK ? err.message : NULL);
         exit_code = exit_code_of(s, status, &err);

@@ -87,8 +87,9 @@ static void tell_written(const struct serve_trace *t, const char *path,
     char real[PATH_MAX];
     struct log_field fields[] = {LOG_S("path", realpath(path, real) != NULL ? real : path),
                                  LOG_I("ranks", sum->n_ranks), LOG_I("records", sum->n_records),
-                                 LOG_I("overwritten", sum->n_lost)};
-    server_log(t->log, LOG_LEVEL_INFO, "trace", fields, 4);
+                                 LOG_I("overwritten", sum->n_lost),
+                                 LOG_I("missing", sum->n_missing)};
+    server_log(t->log, LOG_LEVEL_INFO, "trace", fields, sum->n_missing > 0 ? 5 : 4);
 }
 
 static enum status write_set(const struct serve_trace *t, struct trace_set *set, const char *path,
@@ -177,6 +178,17 @@ void serve_trace_step(struct serve_trace *t, struct coordinator *c)
 
 /* ---- the end -------------------------------------------------------------------------------- */
 
+/* Of a lost cluster: what rank 0 has. */
+static void finish_alone(struct serve_trace *t, struct coordinator *c)
+{
+    struct trace_set *set = NULL;
+    struct err err = {0};
+    if (coordinator_own_trace(c, &set, &err) != STATUS_OK ||
+        write_set(t, set, t->path, &err) != STATUS_OK)
+        tell_refusal(t, err.message);
+    trace_set_destroy(set);
+}
+
 enum status serve_trace_finish(struct serve_trace *t, struct coordinator *c, struct err *err)
 {
     struct trace_set *set = NULL;
@@ -185,6 +197,8 @@ enum status serve_trace_finish(struct serve_trace *t, struct coordinator *c, str
     enum status status = coordinator_collect_trace(c, 0, &set, err);
     if (status == STATUS_OK)
         status = write_set(t, set, t->path, err);
+    else
+        finish_alone(t, c);
     if (status != STATUS_OK)
         tell_refusal(t, err->message);
     trace_set_destroy(set);

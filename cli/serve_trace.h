@@ -19,8 +19,8 @@ void serve_trace_destroy(struct serve_trace *t);
 void serve_trace_want(struct serve_trace *t);
 /* The engine's thread, between its steps. */
 void serve_trace_step(struct serve_trace *t, struct coordinator *c);
-/* The engine's thread, when its work is over: writes what --trace names. What goes wrong is in the
- * log and returned. */
+/* The engine's thread, when its work is over: writes what --trace names, of a lost cluster with
+ * what rank 0 has. What goes wrong is in the log and returned. */
 enum status serve_trace_finish(struct serve_trace *t, struct coordinator *c, struct err *err);
 
 /* Where the n-th one goes: "runs/a.json" becomes "runs/a.3.json"; without a path it is

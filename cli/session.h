@@ -75,12 +75,14 @@ enum session_place session_find_place(const struct session_options *options);
 /* Whether FILE of --trace can be written, asked before the work and not hours later: STATUS_IO,
  * STATUS_INVALID. */
 enum status session_check_trace(const struct session_options *options, struct err *err);
-/* Where --trace was given: collects the trace of all ranks and writes the file. To be called after
- * the work and before session_close; without effect when there is nothing to write. */
-enum status session_save_trace(struct session *s, struct err *err);
+/* Where --trace was given: writes the trace of the work that ended with `outcome`, before
+ * session_close, and says so on stderr. When it succeeded or was interrupted (STATUS_CANCELLED)
+ * that is the trace of all ranks; when it failed, or they cannot be asked any more, the records of
+ * rank 0. Returns the outcome; of STATUS_OK what went wrong here, with *err, which else stays. */
+enum status session_save_trace(struct session *s, enum status outcome, struct err *err);
 struct session_trace_summary {
     uint64_t n_records, n_lost, n_most; /* n_most: made by the rank that made most */
-    uint32_t n_ranks;
+    uint32_t n_ranks, n_missing;
 };
 /* Aligns the set and writes it; any thread, as nothing of a session is used. */
 enum status session_write_trace(struct trace_set *set, const char *path,

@@ -35,6 +35,7 @@ enum status session_write_trace(struct trace_set *set, const char *path,
         const struct trace_rank *rank = &set->ranks[r];
         out->n_records += rank->n_records;
         out->n_lost += rank->n_lost;
+        out->n_missing += rank->is_missing;
         if (rank->n_records + rank->n_lost > out->n_most)
             out->n_most = rank->n_records + rank->n_lost;
     }
@@ -44,8 +45,12 @@ enum status session_write_trace(struct trace_set *set, const char *path,
 
 static void tell(const char *path, const struct session_trace_summary *sum)
 {
-    fprintf(stderr, "carousel: trace %s: %" PRIu64 " records of %u ranks", path, sum->n_records,
-            sum->n_ranks);
+    const uint32_t n_there = sum->n_ranks - sum->n_missing;
+    fprintf(stderr, "carousel: trace %s: %" PRIu64 " records of %u rank%s", path, sum->n_records,
+            n_there, n_there == 1 ? "" : "s");
+    if (sum->n_missing > 0)
+        fprintf(stderr, "; the run failed: those of %u worker%s are missing", sum->n_missing,
+                sum->n_missing == 1 ? "" : "s");
     if (sum->n_lost > 0) {
         uint64_t mib = (sum->n_most * sizeof(struct trace_record) >> 20) + 1;
         fprintf(stderr,
@@ -56,20 +61,58 @@ static void tell(const char *path, const struct session_trace_summary *sum)
     fprintf(stderr, "\n");
 }
 
-enum status session_save_trace(struct session *s, struct err *err)
+/* Takes the set over. */
+static enum status write_and_tell(struct trace_set *set, const char *path, struct err *err)
 {
-    const char *path = s->options.trace;
     struct session_trace_summary sum;
-    struct trace_set *set = NULL;
-    if (path == NULL || s->coordinator == NULL)
-        return STATUS_OK;
-    enum status status = coordinator_collect_trace(s->coordinator, 0, &set, err);
-    if (status == STATUS_OK)
-        status = session_write_trace(set, path, &sum, err);
+    enum status status = session_write_trace(set, path, &sum, err);
     if (status == STATUS_OK)
         tell(path, &sum);
-    else
-        err_wrap(err, "trace %s", path);
     trace_set_destroy(set);
     return status;
+}
+
+/* What rank 0 has is better than nothing, unless that is nothing. */
+static void save_own(struct session *s)
+{
+    struct trace_set *set = NULL;
+    struct err err = {0};
+    enum status status = coordinator_own_trace(s->coordinator, &set, &err);
+    if (status == STATUS_OK && set->ranks[0].n_records > 0)
+        status = write_and_tell(set, s->options.trace, &err);
+    else
+        trace_set_destroy(set);
+    if (status != STATUS_OK)
+        fprintf(stderr, "carousel: trace %s: %s\n", s->options.trace, err.message);
+}
+
+static enum status save_all(struct session *s, struct err *err)
+{
+    struct trace_set *set = NULL;
+    enum status status = coordinator_collect_trace(s->coordinator, 0, &set, err);
+    if (status == STATUS_OK)
+        status = write_and_tell(set, s->options.trace, err);
+    else
+        save_own(s);
+    if (status != STATUS_OK)
+        err_wrap(err, "trace %s", s->options.trace);
+    return status;
+}
+
+enum status session_save_trace(struct session *s, enum status outcome, struct err *err)
+{
+    struct err why = {0};
+    if (s->options.trace == NULL)
+        return outcome;
+    /* Of a run that failed the requests are in no state to go on, which asking would make them. */
+    if (outcome != STATUS_OK && outcome != STATUS_CANCELLED) {
+        save_own(s);
+        return outcome;
+    }
+    enum status status = save_all(s, &why);
+    if (outcome == STATUS_OK && status != STATUS_OK)
+        *err = why;
+    else if (status != STATUS_OK)
+        fprintf(stderr, "carousel: %s\n", why.message);
+    return outcome == STATUS_OK ? status : outcome;
 }

@@ -25,13 +25,13 @@ struct simulate_options {
     int n_burst;
     uint64_t seed;
     const char *replay;
-    const char *trace, *page;
+    const char *trace;
     uint64_t trace_bytes;
     bool has_trace_bytes, with_report, with_efficiency, with_workers, as_json;
     struct bench_workload workload;
 };
 
-enum { SIMULATE_N_GROUPS = 3, SIMULATE_N_SPECS = 32 };
+enum { SIMULATE_N_GROUPS = 2, SIMULATE_N_SPECS = 32 };
 struct simulate_specs {
     struct option_spec own[SIMULATE_N_SPECS], workload[BENCH_WORKLOAD_N_SPECS];
 };

@@ -123,6 +123,9 @@ static inline uint64_t simulate_ns(double ns)
     return (uint64_t)(ns + 0.5);
 }
 
+/* Virtual time ends here, long before its 64 bits do: what one step adds is far less. */
+#define SIMULATE_LAST_NS (UINT64_C(1) << 62)
+
 /* ---- simulate_world.c ----------------------------------------------------------------------- */
 
 /* Sends the message, which is given away, also on failure: it leaves when the sender's link is
@@ -131,7 +134,8 @@ enum status simulate_post(struct simulate_world *w, uint32_t from, uint32_t to,
                           struct simulate_message *m, uint64_t now_ns, struct err *err);
 /* The oldest message that waits at the rank, or NULL; the caller frees it. */
 struct simulate_message *simulate_take(struct simulate_rank *rank);
-/* True when another event comes first: then the rank's turn goes on at now_ns, later. */
+/* True when another event comes first: then the rank's turn goes on at now_ns, later.
+ * STATUS_INVALID: now_ns is after SIMULATE_LAST_NS. */
 enum status simulate_yield(struct simulate_world *w, uint32_t rank, uint64_t now_ns,
                            bool *must_return, struct err *err);
 

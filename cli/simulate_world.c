@@ -53,12 +53,22 @@ struct simulate_message *simulate_take(struct simulate_rank *rank)
     return m;
 }
 
+static enum status check_time(uint64_t now_ns, struct err *err)
+{
+    if (now_ns <= SIMULATE_LAST_NS)
+        return STATUS_OK;
+    return err_set(err, STATUS_INVALID,
+                   "the run takes more than 146 simulated years: look at the times of the cost "
+                   "file, and at when requests arrive");
+}
+
 enum status simulate_yield(struct simulate_world *w, uint32_t rank, uint64_t now_ns,
                            bool *must_return, struct err *err)
 {
+    enum status status = check_time(now_ns, err);
     *must_return = event_queue_next_ns(&w->queue) <= now_ns;
-    if (!*must_return)
-        return STATUS_OK;
+    if (status != STATUS_OK || !*must_return)
+        return status;
     return event_queue_push(&w->queue, now_ns, SIMULATE_TURN, rank, NULL, err);
 }
 
@@ -107,7 +117,11 @@ static enum status run_phase(struct simulate_world *w, uint32_t first, uint32_t 
     while (status == STATUS_OK && event_queue_pop(&w->queue, &e)) {
         w->n_events++;
         *now_ns = e.at_ns;
-        status = handle(w, &e, err);
+        status = check_time(e.at_ns, err);
+        if (status == STATUS_OK)
+            status = handle(w, &e, err);
+        else
+            free(e.attachment);
     }
     if (status == STATUS_OK && (w->rank0.n_unended > 0 || w->rank0.n_open_sequences > 0))
         return err_set(err, STATUS_INTERNAL,

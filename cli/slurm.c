@@ -104,17 +104,23 @@ static const char *text_of(const json_t *endpoint, const char *key)
 
 /* ---- status --------------------------------------------------------------------------------- */
 
-static void print_status_json(const struct slurm_job *job, json_t *endpoint, int ready)
+static enum status print_status_json(const struct slurm_job *job, json_t *endpoint, int ready,
+                                     struct err *err)
 {
     json_t *root =
         json_pack("{s:I, s:s, s:s, s:i, s:s, s:i, s:s, s:O?, s:o}", "job", (json_int_t)job->id,
                   "state", job->state, "reason", job->reason, "nodes", job->n_nodes, "time_left",
                   job->time_left, "requeues", job->n_requeues, "run_dir", job->run_dir, "endpoint",
                   endpoint, "ready", ready < 0 ? json_null() : json_boolean(ready == 200));
-    if (root != NULL)
-        json_dumpf(root, stdout, JSON_COMPACT);
+    if (root == NULL)
+        return err_set(err, STATUS_UNSUPPORTED,
+                       "job %llu's run directory is no UTF-8 text, so it has no JSON: leave out "
+                       "--json",
+                       (unsigned long long)job->id);
+    json_dumpf(root, stdout, JSON_COMPACT);
     putchar('\n');
     json_decref(root);
+    return STATUS_OK;
 }
 
 static enum status show_status(uint64_t id, const struct slurm_options *o, struct err *err)
@@ -131,9 +137,9 @@ static enum status show_status(uint64_t id, const struct slurm_options *o, struc
     if (endpoint != NULL && slurm_job_is_alive(&job))
         ready = ask_ready(text_of(endpoint, "url"));
     if (o->as_json) {
-        print_status_json(&job, endpoint, ready);
+        status = print_status_json(&job, endpoint, ready, err);
         json_decref(endpoint);
-        return STATUS_OK;
+        return status;
     }
     bool has_reason = strcmp(job.reason, "None") != 0;
     printf("job        %llu\n", (unsigned long long)job.id);

@@ -2,6 +2,7 @@
 #include "cli/trace_report.h"
 
 #include "coordinator/json_writer.h"
+#include "coordinator/trace_events.h"
 
 static void write_number(struct json_writer *w, const char *key, double value)
 {
@@ -49,7 +50,6 @@ static void write_loops(struct json_writer *w, const struct trace_report *r)
 static void write_worker(struct json_writer *w, const struct trace_worker_report *worker,
                          const struct trace_rank *rank, uint32_t number, uint32_t n_loops)
 {
-    static const char *const reasons[TRACE_IDLE_REASONS] = {"starved", "peer", "kv", "draining"};
     json_write_begin_object(w);
     write_count(w, "rank", number);
     json_write_key(w, "host");
@@ -59,7 +59,7 @@ static void write_worker(struct json_writer *w, const struct trace_worker_report
     json_write_key(w, "idle_s");
     json_write_begin_object(w);
     for (int i = 0; i < TRACE_IDLE_REASONS; i++)
-        write_number(w, reasons[i], worker->idle_s[i]);
+        write_number(w, trace_idle_name((enum trace_idle)i), worker->idle_s[i]);
     json_write_end_object(w);
     write_number(w, "driver_s", worker->driver_s);
     write_number(w, "rest_s", worker->rest_s);
@@ -75,6 +75,8 @@ static void write_worker(struct json_writer *w, const struct trace_worker_report
     write_count(w, "parked", worker->n_parked);
     write_count(w, "revived", worker->n_revived);
     write_count(w, "lost_records", rank->n_lost);
+    json_write_key(w, "missing");
+    json_write_bool(w, rank->is_missing);
     write_number(w, "clock_error_s", (double)rank->clock_error_ns * 1e-9);
     json_write_end_object(w);
 }

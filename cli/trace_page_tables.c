@@ -60,6 +60,8 @@ static void add_run(const struct trace_report *r, const struct trace_set *set, s
               r->n_tokens);
     text_addf(out, "\n<tr><th>tokens a second<td>%.4g", r->tokens_per_s);
     text_addf(out, "\n<tr><th>records overwritten<td>%" PRIu64, r->n_lost);
+    if (r->n_missing > 0)
+        text_addf(out, "\n<tr><th>workers whose records are missing<td>%" PRIu32, r->n_missing);
     text_adds(out, "\n<tr><th>clocks differ by at most");
     add_seconds(out, r->clock_error_s);
     text_adds(out, "\n<tr><th>version<td>");

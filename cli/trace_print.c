@@ -222,6 +222,10 @@ static void print_trust(const struct trace_report *r, const struct trace_set *se
                shortest_hop_s > 0 && r->clock_error_s > shortest_hop_s / 2
                    ? "; hops are as short as that: trust their sum, not their parts"
                    : "");
+    if (r->n_missing > 0)
+        printf("missing: the records of %" PRIu32 " of %" PRIu32 " workers: the run failed before "
+               "they were asked for them\n",
+               r->n_missing, r->n_workers);
     if (r->n_incomplete > 0)
         printf("incomplete: the batches of %" PRIu64 " tokens are not in the trace; the slowest "
                "tokens are of the others\n",

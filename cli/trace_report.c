@@ -164,6 +164,7 @@ enum status trace_report_make(const struct trace_set *set, struct trace_report *
                        r.n_workers);
     for (uint32_t i = 0; i < set->n_ranks; i++) {
         r.n_lost += set->ranks[i].n_lost;
+        r.n_missing += set->ranks[i].is_missing;
         double error_s = seconds(set->ranks[i].clock_error_ns);
         r.clock_error_s = error_s > r.clock_error_s ? error_s : r.clock_error_s;
     }

@@ -45,8 +45,8 @@ struct trace_slow_token {
 enum { TRACE_REPORT_SLOW_TOKENS = 16 };
 
 struct trace_report {
-    uint32_t n_loops, n_workers;
-    double elapsed_s; /* first to last record */
+    uint32_t n_loops, n_workers, n_missing; /* n_missing: workers whose records are not there */
+    double elapsed_s;                       /* first to last record */
     uint64_t n_tokens, n_requests, n_lost;
     uint64_t n_incomplete; /* tokens without all of their batches: the slowest are of the others */
     double tokens_per_s;

@@ -156,7 +156,8 @@ static bool is_of_request(const struct trace_record *r)
     return r->kind == TRACE_QUEUE || r->kind == TRACE_ADMISSION || r->kind == TRACE_SEQUENCE;
 }
 
-/* One a sequence, ascending. */
+/* One a sequence, ascending; requests that have got none, because they still wait or ended in the
+ * queue, each for itself. */
 static enum status collect_openings(const struct trace_set *set, struct opening **out, size_t *n,
                                     struct err *err)
 {
@@ -176,7 +177,7 @@ static enum status collect_openings(const struct trace_set *set, struct opening 
     }
     qsort(all, n_all, sizeof *all, compare_openings);
     for (size_t i = 0; i < n_all; i++)
-        if (i == 0 || all[i].sequence != all[i - 1].sequence)
+        if (i == 0 || all[i].sequence == 0 || all[i].sequence != all[i - 1].sequence)
             all[n_kept++] = all[i];
     *out = all;
     *n = n_kept;

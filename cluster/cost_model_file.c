@@ -12,8 +12,11 @@
 
 enum { MAX_FILE_BYTES = 1 << 20 };
 
-/* Far above anything real, and low enough that sums of many stay exact and fit in 64 bits. */
+/* Far above anything real, and low enough that a batch's nanoseconds fit in 64 bits. */
 static const double MAX_US = 1e9, MAX_ROWS = 1e6, MAX_GB_PER_S = 1e6;
+/* What is multiplied by the positions of a batch, of which there are billions, and what a curve's
+ * last slope may come to. */
+static const double MAX_POSITION_US = 1e3, MAX_LAST_US = 1e12;
 static const double NS_PER_US = 1e3;
 
 /* An object of the file and what messages need to name it. */
@@ -55,10 +58,10 @@ static enum status read_number(const struct cost_reader *r, const char *key, dou
     return STATUS_OK;
 }
 
-static enum status read_us(const struct cost_reader *r, const char *key, double *ns)
+static enum status read_us(const struct cost_reader *r, const char *key, double max_us, double *ns)
 {
     double us = 0;
-    enum status status = read_number(r, key, 0, MAX_US, &us);
+    enum status status = read_number(r, key, 0, max_us, &us);
     if (status == STATUS_OK)
         *ns = us * NS_PER_US;
     return status;
@@ -106,6 +109,9 @@ static enum status read_curve(const struct cost_reader *r, const char *key, stru
         return fail_value(r, key, json_array_get(value, n - 1),
                           "no fewer us in the last pair than in the one before");
     out->n_points = (uint32_t)n;
+    if (cost_curve_at(out, MAX_ROWS) > MAX_LAST_US * NS_PER_US)
+        return fail_value(r, key, json_array_get(value, n - 1),
+                          "a last slope that comes to at most 1e+12 us at 1e+06 rows");
     return STATUS_OK;
 }
 
@@ -145,7 +151,7 @@ static enum status read_link(const struct cost_reader *links, const char *key, c
     double gb_per_s = 0;
     enum status status = check_keys(&r, known);
     if (status == STATUS_OK)
-        status = read_us(&r, "latency_us", &out->latency_ns);
+        status = read_us(&r, "latency_us", MAX_US, &out->latency_ns);
     if (status == STATUS_OK)
         status = read_number(&r, "gb_per_s", 1e-6, MAX_GB_PER_S, &gb_per_s);
     if (status == STATUS_OK)
@@ -186,14 +192,14 @@ static enum status read_model(const struct cost_reader *r, struct cost_model *m)
                                         NULL};
     const struct {
         const char *key;
-        double *ns;
+        double max_us, *ns;
     } times[] = {
-        {"kv_position_us", &m->kv_position_ns},
-        {"batch_overhead_us", &m->batch_overhead_ns},
-        {"worker_message_us", &m->worker_message_ns},
-        {"worker_row_us", &m->worker_row_ns},
-        {"coordinator_request_us", &m->coordinator_request_ns},
-        {"coordinator_token_us", &m->coordinator_token_ns},
+        {"kv_position_us", MAX_POSITION_US, &m->kv_position_ns},
+        {"batch_overhead_us", MAX_US, &m->batch_overhead_ns},
+        {"worker_message_us", MAX_US, &m->worker_message_ns},
+        {"worker_row_us", MAX_US, &m->worker_row_ns},
+        {"coordinator_request_us", MAX_US, &m->coordinator_request_ns},
+        {"coordinator_token_us", MAX_US, &m->coordinator_token_ns},
     };
     enum status status = check_keys(r, known);
     if (status == STATUS_OK)
@@ -207,7 +213,7 @@ static enum status read_model(const struct cost_reader *r, struct cost_model *m)
     if (status == STATUS_OK)
         status = read_curve(r, "head_us", &m->head);
     for (size_t i = 0; status == STATUS_OK && i < sizeof times / sizeof times[0]; i++)
-        status = read_us(r, times[i].key, times[i].ns);
+        status = read_us(r, times[i].key, times[i].max_us, times[i].ns);
     if (status == STATUS_OK)
         status = read_links(r, m);
     double ranks = 0;

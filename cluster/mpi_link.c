@@ -122,8 +122,7 @@ static void flight_free(struct flight *f)
     free(f->done);
 }
 
-/* ---- sends that wait for the library -----------------------------------------------------------
- */
+/* ---- sends that wait for the library -------------------------------------------------------- */
 
 static void waiting_free(struct waiting_send *s)
 {

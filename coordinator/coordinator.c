@@ -128,6 +128,7 @@ static const char *kind_name(enum control_kind kind)
         [CONTROL_TOKENS] = "tokens",     [CONTROL_OBSERVATIONS] = "observations",
         [CONTROL_STATS] = "stats",       [CONTROL_STATS_REQUEST] = "stats request",
         [CONTROL_SHUTDOWN] = "shutdown", [CONTROL_GOODBYE] = "goodbye",
+        [CONTROL_TRACE] = "trace",       [CONTROL_TRACE_REQUEST] = "trace request",
     };
     size_t n = sizeof names / sizeof names[0];
     return (size_t)kind < n && names[kind] != NULL ? names[kind] : "a message of unknown kind";

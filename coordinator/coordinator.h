@@ -117,6 +117,10 @@ enum status coordinator_request_trace(struct coordinator *c, uint64_t window_ns,
 /* The same, turning the loop until all have answered. */
 enum status coordinator_collect_trace(struct coordinator *c, uint64_t window_ns,
                                       struct trace_set **out, struct err *err);
+/* For when the workers cannot be asked (any more): the records of this rank alone, those of all
+ * others are missing. Makes no step; also of a lost cluster. STATUS_INVALID when nothing is
+ * recorded. */
+enum status coordinator_own_trace(struct coordinator *c, struct trace_set **out, struct err *err);
 /* Says from when on no new requests are taken, for the trace. */
 void coordinator_note_draining(struct coordinator *c);
 /* The worker's clock less ours, and how far that may be off: half the round trip of the best

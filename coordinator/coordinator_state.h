@@ -79,7 +79,8 @@ struct stats_question {
 
 /* The one question for traces that may be open. */
 struct trace_question {
-    uint64_t tag, asked_ns, window_ns;
+    uint64_t tag, window_ns;
+    uint64_t heard_ns;     /* asked, or since then the last of its records came */
     uint32_t n_missing;    /* workers that owe their last records; 0: none is open */
     bool is_sent;          /* else: clocks are compared first */
     struct trace_set *set; /* while one is open */
@@ -168,7 +169,7 @@ enum status coordinator_stats_check(const struct coordinator *c, uint64_t now_ns
 /* Sends the question once its time has come. */
 enum status coordinator_trace_ask(struct coordinator *c, struct err *err);
 void coordinator_trace_take(struct coordinator *c, uint32_t worker, const struct control_trace *t);
-/* STATUS_TIMEOUT: who has not answered within answer_timeout_ns. */
+/* STATUS_TIMEOUT: whose records are missing when none have come for answer_timeout_ns. */
 enum status coordinator_trace_check(const struct coordinator *c, uint64_t now_ns, struct err *err);
 
 /* ---- coordinator_send.c --------------------------------------------------------------------- */

@@ -71,6 +71,28 @@ static void append_own(struct coordinator *c, struct trace_set *set, uint64_t wi
     free(records);
 }
 
+static enum status check_recording(const struct coordinator *c, struct err *err)
+{
+    return c->config.trace != NULL && c->scheduler != NULL
+               ? STATUS_OK
+               : err_set(err, STATUS_INVALID, "nothing is recorded: give --trace-buffer a size");
+}
+
+enum status coordinator_own_trace(struct coordinator *c, struct trace_set **out, struct err *err)
+{
+    struct trace_set *set;
+    enum status st = check_recording(c, err);
+    if (st == STATUS_OK)
+        st = create_set(c, &set, err);
+    if (st != STATUS_OK)
+        return st;
+    append_own(c, set, 0);
+    for (uint32_t w = 0; w < c->n_workers; w++)
+        set->ranks[w + 1].is_missing = true;
+    *out = set;
+    return STATUS_OK;
+}
+
 /* ---- the question --------------------------------------------------------------------------- */
 
 enum status coordinator_request_trace(struct coordinator *c, uint64_t window_ns,
@@ -82,19 +104,20 @@ enum status coordinator_request_trace(struct coordinator *c, uint64_t window_ns,
         return err_set(err, STATUS_INTERNAL, "a trace outside of start and shutdown");
     if (c->fatal.code != STATUS_OK)
         return err_set(err, c->fatal.code, "%s", c->fatal.message);
-    if (c->config.trace == NULL)
-        return err_set(err, STATUS_INVALID, "nothing is recorded: give --trace-buffer a size");
+    enum status st = check_recording(c, err);
+    if (st != STATUS_OK)
+        return st;
     if (q->n_missing > 0)
         return err_set(err, STATUS_FULL,
                        "%u of %u workers still owe the records of an earlier "
                        "question",
                        q->n_missing, c->n_workers);
-    enum status st = create_set(c, &q->set, err);
+    st = create_set(c, &q->set, err);
     if (st != STATUS_OK)
         return st;
     q->tag++;
     q->window_ns = window_ns;
-    q->asked_ns = host_now_ns();
+    q->heard_ns = host_now_ns();
     q->n_missing = c->n_workers;
     q->is_sent = false;
     q->on_trace = on_trace;
@@ -157,6 +180,7 @@ void coordinator_trace_take(struct coordinator *c, uint32_t worker, const struct
     struct peer *p = &c->peers[worker];
     if (q->n_missing == 0 || !q->is_sent || t->tag != q->tag || p->has_trace)
         return; /* the answer to a question that has been given up */
+    q->heard_ns = host_now_ns();
     append(q->set, worker + 1, t->records, t->n);
     if (!t->is_last)
         return;
@@ -169,7 +193,8 @@ void coordinator_trace_take(struct coordinator *c, uint32_t worker, const struct
 enum status coordinator_trace_check(const struct coordinator *c, uint64_t now_ns, struct err *err)
 {
     const struct trace_question *q = &c->trace_question;
-    if (q->n_missing == 0 || now_ns - q->asked_ns < c->config.answer_timeout_ns)
+    /* From message to message: what many ranks have recorded may take longer than one answer. */
+    if (q->n_missing == 0 || now_ns - q->heard_ns < c->config.answer_timeout_ns)
         return STATUS_OK;
     uint32_t w = 0;
     while (c->peers[w].has_trace)
@@ -201,7 +226,8 @@ enum status coordinator_collect_trace(struct coordinator *c, uint64_t window_ns,
         st = coordinator_step(c, UINT64_MAX, err);
     if (q->user == &set)
         q->on_trace = NULL; /* what it points to ends here */
-    if (st == STATUS_OK)
-        *out = set;
-    return st;
+    if (set == NULL)
+        return st;
+    *out = set; /* whole, also where the cluster was lost in the same step: the next one tells */
+    return STATUS_OK;
 }

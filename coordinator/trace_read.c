@@ -80,6 +80,7 @@ static enum status take_rank(struct reader *r, const json_t *rank, uint32_t numb
     snprintf(out->host, sizeof out->host, "%s", trace_field_string(f, rank, "host", true));
     uint64_t n_records = trace_field_number(f, rank, "records", INT64_MAX, true);
     out->n_lost = trace_field_number(f, rank, "lost", INT64_MAX, true);
+    out->is_missing = json_is_true(json_object_get(rank, "missing"));
     /* Already out of the times: align has nothing to do with it. */
     out->clock_removed_ns = json_integer_value(json_object_get(rank, "clock_offset_ns"));
     out->clock_error_ns = trace_field_number(f, rank, "clock_error_ns", INT64_MAX, true);

@@ -20,6 +20,7 @@ struct trace_rank {
     struct trace_record *records; /* by this rank's own clock; in the order they were made */
     size_t n_records;
     uint64_t n_lost;         /* overwritten before they could be kept */
+    bool is_missing;         /* the run failed before it was asked for its records */
     int64_t clock_offset_ns; /* this rank's clock less the coordinator's */
     uint64_t clock_error_ns; /* the offset is wrong by at most this */
     bool is_clock_shared;    /* one clock: offset and error are 0 exactly */

@@ -419,6 +419,8 @@ static void write_ranks(struct json_writer *json, const struct trace_set *set)
         json_write_integer(json, (int64_t)r->n_records);
         json_write_key(json, "lost");
         json_write_integer(json, (int64_t)r->n_lost);
+        json_write_key(json, "missing");
+        json_write_bool(json, r->is_missing);
         json_write_key(json, "clock_offset_ns");
         json_write_integer(json, r->clock_removed_ns);
         json_write_key(json, "clock_error_ns");

@@ -42,6 +42,27 @@ def cost_of(plan):
     return plan.get("model_cost") or option(plan["extra"], "--cost")
 
 
+def program():
+    return os.environ.get("CAROUSEL", str(ROOT / "build" / "carousel"))
+
+
+def simulator_of(plan):
+    """What the answers depend on besides the command: the program and the cost file, as they are now."""
+    name = cost_of(plan) or ""
+    path = pathlib.Path(name)
+    if "/" not in name and not name.endswith(".json"):
+        path = ROOT / "cluster" / "costs" / f"{name}.json"
+    try:
+        costs = path.read_text()
+    except OSError:
+        costs = None
+    try:
+        stat = os.stat(program())
+    except OSError:
+        return [None, None, costs]
+    return [stat.st_size, stat.st_mtime_ns, costs]
+
+
 def simulation(plan, command, workers):
     """The `carousel simulate` that says what this `bench engine` should have measured."""
     words = shlex.split(command)
@@ -57,19 +78,19 @@ def simulation(plan, command, workers):
     if option(kept, "--kv-dtype") in (None, "auto"):
         config = json.loads((pathlib.Path(directory) / "config.json").read_text())
         kept += ["--kv-dtype", "f32" if config.get("torch_dtype", "float32") == "float32" else "bf16"]
-    program = os.environ.get("CAROUSEL", str(ROOT / "build" / "carousel"))
-    return [program, "simulate", directory, *kept, "--cost", cost_of(plan), "--workers", str(workers), "--json"]
+    return [program(), "simulate", directory, *kept, "--cost", cost_of(plan), "--workers", str(workers), "--json"]
 
 
 class Simulations:
-    """Results by command, kept in DIR/model.json; `why_not` once one has failed."""
+    """Results by command, kept in DIR/model.json while the simulator is the same; `why_not` once one has failed."""
 
-    def __init__(self, directory):
-        self.path, self.why_not = directory / "model.json", None
+    def __init__(self, directory, simulator):
+        self.path, self.simulator, self.why_not = directory / "model.json", simulator, None
         try:
-            self.known = json.loads(self.path.read_text())
+            kept = json.loads(self.path.read_text())
         except (FileNotFoundError, ValueError):
-            self.known = {}
+            kept = {}
+        self.known = kept["results"] if kept.get("simulator") == simulator else {}
 
     def ask(self, command):
         key = shlex.join(command[1:])
@@ -82,13 +103,14 @@ class Simulations:
             except (OSError, ValueError, subprocess.TimeoutExpired) as e:
                 self.why_not = str(e)
                 return None
-            self.path.write_text(json.dumps(self.known, indent=1) + "\n")
+            kept = {"simulator": self.simulator, "results": self.known}
+            self.path.write_text(json.dumps(kept, indent=1) + "\n")
         return self.known[key]
 
 
 def line(directory, plan, bases, books):
     """Returns model(series, metric, workers, value_of): (value or None, "simulated" or "ideal"). One kind a series."""
-    simulations = Simulations(directory)
+    simulations = Simulations(directory, simulator_of(plan))
     results = {}
     for workers, book in books.items() if cost_of(plan) else ():
         for point in book["points"]:

@@ -180,7 +180,8 @@ def requests_of(events, arrivals):
             tpot.append(max(0, token["at"] - before["at"]) * 1e-9)
         elif sequence in queued and queued[sequence][1] == position and queued[sequence][0] <= token["at"]:
             ttft.append((token["at"] - queued[sequence][0]) * 1e-9)
-    return {"requests": len({e["args"]["seq"] for k in spans for e in spans[k]}),
+    waiting = sum(1 for e in spans["queue"] if e["args"]["seq"] == 0)
+    return {"requests": len({e["args"]["seq"] for k in spans for e in spans[k]} - {0}) + waiting,
             "queue": quantiles([e["args"]["ns"] * 1e-9 for e in spans["queue"]]),
             "admission": quantiles([e["args"]["ns"] * 1e-9 for e in spans["admission"]]),
             "ttft": quantiles(ttft), "tpot": quantiles(tpot)}

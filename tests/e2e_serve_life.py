@@ -379,7 +379,9 @@ def tells_when_the_cluster_is_lost(c):
             return [*MPIRUN, "--enable-recovery", "--mca", "orte_abort_on_non_zero_status", "0", "-n", "3", PROGRAM,
                     "serve"]
 
-    server = Survivors(make_slow_model(), "--worker-timeout", 2, env=AS_ROOT)
+    file = WORK / "lost-trace.json"
+    file.unlink(missing_ok=True)
+    server = Survivors(make_slow_model(), "--worker-timeout", 2, "--trace", file, env=AS_ROOT)
     stream = Stream(server, 4000)
     with server.wire() as whole:
         whole.request("POST", "/v1/completions", {"prompt": "x", "max_tokens": 4000, "ignore_eos": True})
@@ -396,6 +398,9 @@ def tells_when_the_cluster_is_lost(c):
     server.process.wait(SOON)  # its code is mpirun's, which was told not to care
     lines = [line for line in server.log_text().splitlines() if line.startswith("carousel serve: ")]
     c.equal(len(lines), 1, f"lost: last words; {server.log_tail()}")
+    ranks = json.loads(file.read_text())["otherData"]["ranks"]
+    c.equal([r["missing"] for r in ranks], [False, True, True], "lost: whose records the trace has")
+    c.check(ranks[0]["records"] > 0 and "missing=2" in server.log_text(), f"lost: the trace; {server.log_tail()}")
     c.equal(processes_of(server.process.pid), {}, "lost: processes left")
 
 

@@ -201,6 +201,7 @@ def test_asking(c):
 echo "$*" >>{asked}
 case "$*" in
 *RestartCnt*) echo 0 ;;
+*jobs=9*) printf '9|RUNNING|1|0:10|None|carousel:/\\377\\n' ;;
 *jobs=8*) echo "8|RUNNING|1|0:10|None|carousel:{place}" ;;
 *) echo "7|PENDING|1|0:10|Resources|" ;;
 esac
@@ -214,6 +215,8 @@ esac
     os.mkfifo(place / "endpoint.json")
     pipe = run("slurm", "endpoint", "8", env=env, timeout=10)
     c.check(pipe.code == 1 and "no endpoint file" in pipe.err, f"a pipe in the endpoint file's place: {pipe}")
+    latin = run("slurm", "status", "9", "--json", env=env)
+    c.check(latin.code == 1 and "no UTF-8" in latin.err and latin.out == "", f"a run directory in Latin-1: {latin}")
     for drain_s in ("09", "1m"):  # bash would take the first for an octal number, when it is too late
         script = run_command(["bash", ROOT / "scripts" / "slurm" / "batch.sbatch"], cwd=ROOT,
                              env={"SLURM_JOB_ID": "1", "DRAIN_S": drain_s, "RUN_DIR": str(place / "run")})

@@ -128,6 +128,30 @@ def check_csv(c, directory):
     c.check(open_now[1] >= 12 and open_now[2] >= 1.8 * open_now[1], f"sequences that fit: {open_now}")
 
 
+def check_model(c, directory):
+    """The simulator's answers are kept as long as it is the same simulator with the same costs."""
+    path = directory / "model.json"
+    kept = json.loads(path.read_text())
+    found = next(result for result in kept["results"].values() if "tpot_ms" in result)
+    wrong = json.loads(path.read_text())
+    for result in wrong["results"].values():
+        result["tpot_ms"]["p50"] = 1234.5
+
+    def models():
+        c.equal(study("plot", directory).code, 0, "plot")
+        return {float(r["model"]) for r in rows_of(directory) if r["metric"] == "tpot_ms"}
+
+    c.check(found["tpot_ms"]["p50"] > 0, f"what simulate said: {found}")
+    path.write_text(json.dumps(wrong))
+    c.equal(models(), {1234.5}, "what is kept is not asked again")
+    wrong["simulator"][1] += 1
+    path.write_text(json.dumps(wrong))
+    c.check(1234.5 not in models(), "another program's answers are not taken")
+    wrong["simulator"] = [*kept["simulator"][:2], "{}"]
+    path.write_text(json.dumps(wrong))
+    c.check(1234.5 not in models(), "answers for other costs are not taken")
+
+
 def check_pictures(c, directory):
     import matplotlib.image
     import numpy
@@ -253,7 +277,7 @@ def main():
         c.attempt(check_bootstrap)
         try:
             check_run(c, directory)
-            for check in (check_csv, check_pictures, check_manifest, check_refusals):
+            for check in (check_csv, check_model, check_pictures, check_manifest, check_refusals):
                 c.attempt(check, directory)
         except Failure as e:
             c.check(False, str(e))

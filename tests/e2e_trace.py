@@ -215,6 +215,24 @@ def keeps_an_interrupted_run(c):
     c.check(len(trace.of("token")) > 0, "cut: tokens")
 
 
+def keeps_what_rank_0_has_of_a_failed_run(c):
+    file = place("failed.json")
+    for workers in ([], ["--workers", 2]):
+        done = run("batch", "-i", write_prompts(), "-o", "/dev/full", *BATCH, *workers, "--trace", file)
+        n = 2 if workers else 1
+        trace = Trace(file)
+        c.equal(done.code, 1, f"failed: exit code; {done.err}")
+        c.check("No space left" in done.err, f"failed: {done.err}")
+        c.check(f"of 1 rank; the run failed: those of {n} worker" in done.err, f"failed: {done.err}")
+        c.equal([r["missing"] for r in trace.ranks], [False] + [True] * n, "failed: whose records are there")
+        c.equal(len(trace.of("queue")), len(PROMPTS), "failed: requests")
+        report = run_ok("trace", "report", file).out
+        c.check(f"missing: the records of {n} of {n} workers" in report, f"failed: {report}")
+        file.unlink()
+    done = run("generate", "--ids", "99999", "--trace", file)
+    c.check(done.code == 1 and not file.exists(), f"failed: a trace of nothing; {done.err}")
+
+
 def says_why_requests_wait(c):
     """While the head of the queue has no room, a worker without rows starves for that reason."""
     for options, name in ((["--max-sequences", 1], "blocked: sequences"), (["--kv-memory", "256K"], "blocked: kv")):
@@ -339,6 +357,7 @@ def main():
     c.attempt(refuses_before_the_work)
     c.attempt(keeps_the_newest)
     c.attempt(keeps_an_interrupted_run)
+    c.attempt(keeps_what_rank_0_has_of_a_failed_run)
     c.attempt(says_why_requests_wait)
     c.attempt(measures_other_clocks)
     for how in ("--workers", "mpirun"):

@@ -15,6 +15,7 @@
 #include "proto/frame.h"
 
 #include <pthread.h>
+#include <time.h>
 
 enum { FAKE_MAX_WORKERS = 4, FAKE_MAX_SEQUENCES = 512 };
 #define FAKE_PATIENCE_NS UINT64_C(20000000000) /* a test that hangs ends after this */
@@ -35,7 +36,9 @@ struct fake {
     uint32_t n_reports; /* of targets, sent after a sequence's tokens */
     bool swaps_tokens;  /* the later of two tokens is sent first */
     uint32_t n_chunks;  /* of its trace, 3 records each; 0 = it leaves when it is asked */
-    bool quits;         /* after a failed ready it says so again and is gone, as a worker does */
+    uint64_t chunk_ns;  /* it rests so long before each of them */
+    bool leaves_after_trace;
+    bool quits; /* after a failed ready it says so again and is gone, as a worker does */
     /* what it saw */
     struct control_welcome welcome;
     struct control_sequence shutdown;
@@ -177,6 +180,7 @@ static inline void fake_trace(struct fake *f, const struct control_trace_request
     for (uint32_t i = 0; i < f->n_chunks; i++) {
         struct trace_record records[3];
         memset(records, 0, sizeof records);
+        nanosleep(&(struct timespec){.tv_nsec = (long)f->chunk_ns}, NULL);
         for (uint32_t k = 0; k < 3; k++) {
             records[k].kind = TRACE_POOL;
             records[k].at_ns = host_now_ns() + (uint64_t)f->clock_ahead_ns;
@@ -228,6 +232,10 @@ static inline void fake_control(struct fake *f, const struct control_message *m)
             f->has_left = true;
         }
         fake_trace(f, &m->trace_request);
+        if (f->leaves_after_trace) {
+            fake_answer(f, CONTROL_SHUTDOWN, 0, STATUS_IO, "out of work");
+            f->has_left = true;
+        }
         break;
     case CONTROL_SHUTDOWN:
         f->shutdown = m->shutdown;

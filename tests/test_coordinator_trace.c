@@ -250,6 +250,20 @@ static void test_coordinator_names_who_does_not_send_its_trace(void **state)
     close_traced(c);
 }
 
+/* Many records take longer than one answer may; what counts is that they come. */
+static void test_coordinator_waits_while_records_come(void **state)
+{
+    (void)state;
+    struct cluster *c = open_traced(1, 6);
+    c->fakes[0].chunk_ns = 60 * 1000 * 1000;
+    c->config.answer_timeout_ns = 200 * 1000 * 1000;
+    start(c);
+    struct trace_set *set = collect(c, 0);
+    assert_int_equal(set->ranks[1].n_records, 18);
+    trace_set_destroy(set);
+    close_traced(c);
+}
+
 static void test_coordinator_survives_who_leaves_over_its_trace(void **state)
 {
     (void)state;
@@ -265,6 +279,54 @@ static void test_coordinator_survives_who_leaves_over_its_trace(void **state)
     close_traced(c);
 }
 
+/* Its last record and its last words come together: the trace is whole, the cluster is lost. */
+static void test_coordinator_keeps_the_trace_of_who_leaves_after_it(void **state)
+{
+    (void)state;
+    struct cluster *c = open_traced(1, 2);
+    c->fakes[0].leaves_after_trace = true;
+    start(c);
+    struct trace_set *set = collect(c, 0);
+    assert_int_equal(set->ranks[1].n_records, 6);
+    trace_set_destroy(set);
+    struct err err = {0};
+    const uint64_t deadline_ns = host_now_ns() + FAKE_PATIENCE_NS;
+    while (coordinator_step(c->coordinator, 1000000, &err) == STATUS_OK)
+        assert_true(host_now_ns() < deadline_ns);
+    assert_contains(err.message, "rank 1 on nodea has left the cluster: out of work");
+    close_traced(c);
+}
+
+/* Who is lost cannot be asked; what was recorded here is there, requests that ended with the
+ * cluster among it. */
+static void test_coordinator_has_its_own_records_of_a_lost_cluster(void **state)
+{
+    (void)state;
+    struct cluster *c = open_traced(2, 0);
+    c->fakes[0].n_at_once = c->fakes[1].n_at_once = 3;
+    start(c);
+    struct seen s = {0};
+    struct err err = {0};
+    submit(c, &s, 8);
+    while (s.n_tokens < 3)
+        step(c);
+    struct trace_set *set = NULL;
+    assert_int_equal(coordinator_collect_trace(c->coordinator, 0, &set, &err), STATUS_NO_MEMORY);
+    assert_int_equal(coordinator_own_trace(c->coordinator, &set, &err), STATUS_OK);
+    assert_int_equal(s.n_ends, 1);
+    assert_int_equal(set->n_ranks, 3);
+    assert_false(set->ranks[0].is_missing);
+    assert_int_equal(count(&set->ranks[0], TRACE_TOKEN), 3);
+    assert_int_equal(count(&set->ranks[0], TRACE_SEQUENCE), 1);
+    for (uint32_t r = 1; r <= 2; r++) {
+        assert_true(set->ranks[r].is_missing);
+        assert_int_equal(set->ranks[r].n_records, 0);
+        assert_string_equal(set->ranks[r].host, "nodea");
+    }
+    trace_set_destroy(set);
+    close_traced(c);
+}
+
 static void test_coordinator_without_records_has_no_trace(void **state)
 {
     (void)state;
@@ -274,6 +336,7 @@ static void test_coordinator_without_records_has_no_trace(void **state)
     struct err err = {0};
     assert_int_equal(coordinator_collect_trace(c->coordinator, 0, &set, &err), STATUS_INVALID);
     assert_contains(err.message, "--trace-buffer");
+    assert_int_equal(coordinator_own_trace(c->coordinator, &set, &err), STATUS_INVALID);
     cluster_close(c);
 }
 
@@ -285,7 +348,10 @@ int main(void)
         cmocka_unit_test(test_coordinator_bounds_the_error_of_the_clocks),
         cmocka_unit_test(test_coordinator_counts_drift_since_an_exchange),
         cmocka_unit_test(test_coordinator_names_who_does_not_send_its_trace),
+        cmocka_unit_test(test_coordinator_waits_while_records_come),
         cmocka_unit_test(test_coordinator_survives_who_leaves_over_its_trace),
+        cmocka_unit_test(test_coordinator_keeps_the_trace_of_who_leaves_after_it),
+        cmocka_unit_test(test_coordinator_has_its_own_records_of_a_lost_cluster),
         cmocka_unit_test(test_coordinator_without_records_has_no_trace),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

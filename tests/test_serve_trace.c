@@ -181,6 +181,27 @@ static void test_serve_trace_goes_on_after_a_failure(void **state)
     close_world(&w);
 }
 
+static void test_serve_trace_keeps_what_is_left_of_a_lost_cluster(void **state)
+{
+    (void)state;
+    struct world w;
+    open_world(&w);
+    w.c->fakes[1].n_chunks = 0;              /* it leaves when it is asked */
+    w.c->coordinator->draining_since_ns = 1; /* something to tell */
+    struct err err = {0};
+    assert_int_equal(serve_trace_finish(w.t, w.c->coordinator, &err), STATUS_NO_MEMORY);
+    assert_contains(err.message, "rank 2 on nodea has left the cluster");
+    assert_contains(said(&w), "trace_failed");
+    assert_contains(said(&w), "ranks=3 records=1 overwritten=0 missing=2");
+    struct trace_set *set;
+    assert_int_equal(trace_set_read(w.path, &set, &err), STATUS_OK);
+    assert_int_equal(set->ranks[0].n_records, 1);
+    assert_false(set->ranks[0].is_missing);
+    assert_true(set->ranks[1].is_missing && set->ranks[2].is_missing);
+    trace_set_destroy(set);
+    close_world(&w);
+}
+
 static void test_serve_trace_says_that_nothing_is_recorded(void **state)
 {
     (void)state;
@@ -203,6 +224,7 @@ int main(void)
         cmocka_unit_test(test_serve_trace_writes_while_the_engine_turns),
         cmocka_unit_test(test_serve_trace_makes_one_at_a_time),
         cmocka_unit_test(test_serve_trace_goes_on_after_a_failure),
+        cmocka_unit_test(test_serve_trace_keeps_what_is_left_of_a_lost_cluster),
         cmocka_unit_test(test_serve_trace_says_that_nothing_is_recorded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

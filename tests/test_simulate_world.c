@@ -288,6 +288,28 @@ static void test_simulate_world_refuses_what_never_fits(void **state)
     simulate_case_free(&c);
 }
 
+/* Times that a cost file may have, and a run that would end after its clock does. */
+static void test_simulate_world_ends_before_its_clock(void **state)
+{
+    (void)state;
+    struct simulate_case c;
+    struct err err = {0};
+    simulate_case_init(&c, 2);
+    c.config.cost.block.y[0] = c.config.cost.head.y[0] = 1e18;
+    assert_int_equal(simulate_world_create(&c.config, &c.load, &c.world, &err), STATUS_OK);
+    assert_int_equal(simulate_world_run(c.world, 0, 1, &c.result, &err), STATUS_INVALID);
+    assert_non_null(strstr(err.message, "simulated years"));
+    simulate_case_free(&c);
+
+    simulate_case_init(&c, 1);
+    c.load.arrivals = ARRIVALS_BURST;
+    c.load.n_burst = 1;
+    c.load.period_ns = UINT64_C(1000000000000000000);
+    assert_int_equal(simulate_world_create(&c.config, &c.load, &c.world, &err), STATUS_OK);
+    assert_int_equal(simulate_world_run(c.world, 0, 40, &c.result, &err), STATUS_INVALID);
+    simulate_case_free(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -303,6 +325,7 @@ int main(void)
         cmocka_unit_test(test_simulate_world_warm_up_is_not_counted),
         cmocka_unit_test(test_simulate_world_refuses_a_ring_that_does_not_divide),
         cmocka_unit_test(test_simulate_world_refuses_what_never_fits),
+        cmocka_unit_test(test_simulate_world_ends_before_its_clock),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -166,6 +166,8 @@ static void test_child_is_ended_at_its_deadline(void **state)
     struct err err;
     const char *const hangs[] = {"sh", "-c", "sleep 60 & sleep 60", NULL};
     assert_int_equal(child_run(hangs, NULL, 0.1, &child, &err), STATUS_TIMEOUT);
+    const char *const silent[] = {"sh", "-c", "exec >&- 2>&-; sleep 60", NULL};
+    assert_int_equal(child_run(silent, NULL, 0.1, &child, &err), STATUS_TIMEOUT);
     const char *const missing[] = {"no-such-program-here", NULL};
     assert_int_equal(child_run(missing, NULL, 10, &child, &err), STATUS_NOT_FOUND);
 }

@@ -1,21 +1,5 @@
 /* Many clocks become one, hops lose the offset of two clocks, idle time gets its reason. */
-#include "tests/unit.h"
-
-#include "coordinator/trace_set.h"
-
-static struct trace_set *new_set(uint32_t n_ranks)
-{
-    struct trace_set *set;
-    struct err err;
-    assert_int_equal(trace_set_create(n_ranks, &set, &err), STATUS_OK);
-    return set;
-}
-
-static void add(struct trace_set *set, uint32_t rank, struct trace_record record)
-{
-    struct err err;
-    assert_int_equal(trace_set_append(set, rank, &record, 1, &err), STATUS_OK);
-}
+#include "tests/trace_file.h"
 
 static void align(struct trace_set *set)
 {
@@ -26,7 +10,7 @@ static void align(struct trace_set *set)
 static void test_append_keeps_the_order_of_many(void **state)
 {
     (void)state;
-    struct trace_set *set = new_set(2);
+    struct trace_set *set = trace_file_set(2);
     struct trace_record three[3] = {
         {.kind = TRACE_POOL}, {.kind = TRACE_POOL}, {.kind = TRACE_POOL}};
     struct err err;
@@ -50,15 +34,18 @@ static void test_append_keeps_the_order_of_many(void **state)
 static void test_clocks_become_the_coordinators(void **state)
 {
     (void)state;
-    struct trace_set *set = new_set(3);
+    struct trace_set *set = trace_file_set(3);
     /* Worker 1 is 1000 ahead of the coordinator, worker 2 is 500 behind. */
     set->ranks[1].clock_offset_ns = 1000;
     set->ranks[1].clock_error_ns = 7;
     set->ranks[2].clock_offset_ns = -500;
-    add(set, 0, (struct trace_record){.kind = TRACE_TOKEN, .loop = 1, .at_ns = 5000});
-    add(set, 1, (struct trace_record){.kind = TRACE_BATCH, .at_ns = 5000, .lasted_ns = 10});
-    add(set, 1, (struct trace_record){.kind = TRACE_POOL, .at_ns = 400}); /* before our clock's 0 */
-    add(set, 2, (struct trace_record){.kind = TRACE_BATCH, .at_ns = 5000, .lasted_ns = 10});
+    trace_file_add(set, 0, (struct trace_record){.kind = TRACE_TOKEN, .loop = 1, .at_ns = 5000});
+    trace_file_add(set, 1,
+                   (struct trace_record){.kind = TRACE_BATCH, .at_ns = 5000, .lasted_ns = 10});
+    trace_file_add(
+        set, 1, (struct trace_record){.kind = TRACE_POOL, .at_ns = 400}); /* before our clock's 0 */
+    trace_file_add(set, 2,
+                   (struct trace_record){.kind = TRACE_BATCH, .at_ns = 5000, .lasted_ns = 10});
     align(set);
     assert_int_equal(set->ranks[0].records[0].at_ns, 5000);
     assert_int_equal(set->ranks[1].records[0].at_ns, 0);
@@ -91,16 +78,16 @@ static void test_hops_lose_the_offset(void **state)
         {9, 33, 33},
         {9, -33, 0},
     };
-    struct trace_set *set = new_set(3);
+    struct trace_set *set = trace_file_set(3);
     set->ranks[1].clock_offset_ns = 1000;
     set->ranks[2].clock_offset_ns = -500;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
-        add(set, 1,
-            (struct trace_record){.kind = TRACE_ROWS,
-                                  .loop = 1,
-                                  .at_ns = 2000 + i,
-                                  .peer = cases[i].peer,
-                                  .rows.hop_ns = cases[i].measured});
+        trace_file_add(set, 1,
+                       (struct trace_record){.kind = TRACE_ROWS,
+                                             .loop = 1,
+                                             .at_ns = 2000 + i,
+                                             .peer = cases[i].peer,
+                                             .rows.hop_ns = cases[i].measured});
     align(set);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         assert_int_equal(set->ranks[1].records[i].rows.hop_ns, cases[i].corrected);
@@ -110,10 +97,11 @@ static void test_hops_lose_the_offset(void **state)
 static void test_hops_of_a_clock_years_away(void **state)
 {
     (void)state;
-    struct trace_set *set = new_set(2);
+    struct trace_set *set = trace_file_set(2);
     set->ranks[1].clock_offset_ns = INT64_MIN;
-    add(set, 1, (struct trace_record){.kind = TRACE_ROWS, .loop = 1, .rows.hop_ns = 5});
-    add(set, 1,
+    trace_file_add(set, 1, (struct trace_record){.kind = TRACE_ROWS, .loop = 1, .rows.hop_ns = 5});
+    trace_file_add(
+        set, 1,
         (struct trace_record){.kind = TRACE_BATCH, .at_ns = UINT64_MAX - 9, .lasted_ns = 9});
     align(set);
     assert_int_equal(set->ranks[1].records[0].rows.hop_ns, 0);
@@ -127,9 +115,10 @@ static void test_sorts_by_begin_and_keeps_ties(void **state)
     (void)state;
     static const uint64_t times[] = {50, 10, 30, 10, 40, 10, 0, 50, 30};
     static const uint32_t order[] = {6, 1, 3, 5, 2, 8, 4, 0, 7};
-    struct trace_set *set = new_set(2);
+    struct trace_set *set = trace_file_set(2);
     for (uint32_t i = 0; i < 9; i++)
-        add(set, 1, (struct trace_record){.kind = TRACE_POOL, .at_ns = times[i], .n_rows = i});
+        trace_file_add(set, 1,
+                       (struct trace_record){.kind = TRACE_POOL, .at_ns = times[i], .n_rows = i});
     align(set);
     for (uint32_t i = 0; i < 9; i++)
         assert_int_equal(set->ranks[1].records[i].n_rows, order[i]);
@@ -150,7 +139,8 @@ static void expect_idle(const struct trace_set *set, size_t i, enum trace_idle w
 static void add_span(struct trace_set *set, uint32_t rank, enum trace_kind kind, uint16_t flags,
                      uint64_t from, uint64_t to)
 {
-    add(set, rank,
+    trace_file_add(
+        set, rank,
         (struct trace_record){
             .kind = (uint8_t)kind, .flags = flags, .at_ns = from, .lasted_ns = to - from});
 }
@@ -158,7 +148,7 @@ static void add_span(struct trace_set *set, uint32_t rank, enum trace_kind kind,
 static void test_starved_is_split_by_its_reason(void **state)
 {
     (void)state;
-    struct trace_set *set = new_set(2);
+    struct trace_set *set = trace_file_set(2);
     /* Blocked 100..200 and, in two records that touch, 300..400; drained from 350 on. */
     add_span(set, 0, TRACE_BLOCKED, TRACE_BLOCKED_SEQUENCES, 300, 360);
     add_span(set, 0, TRACE_BLOCKED, TRACE_BLOCKED_KV, 100, 200);
@@ -187,10 +177,10 @@ static void test_starved_is_split_by_its_reason(void **state)
 static void test_nothing_to_align(void **state)
 {
     (void)state;
-    struct trace_set *set = new_set(0);
+    struct trace_set *set = trace_file_set(0);
     align(set);
     trace_set_destroy(set);
-    set = new_set(3);
+    set = trace_file_set(3);
     align(set);
     assert_int_equal(set->ranks[2].n_records, 0);
     trace_set_destroy(set);

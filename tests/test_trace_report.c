@@ -1,5 +1,5 @@
 /* The report of traces that are small enough to work out by hand. */
-#include "tests/unit.h"
+#include "tests/trace_file.h"
 
 #include "cli/trace_report.h"
 #include "cli/trace_samples.h"
@@ -15,12 +15,6 @@ static void near(double found, double wanted_us, const char *what)
 }
 #define NEAR(found, wanted_us) near(found, wanted_us, #found)
 
-static void add(struct trace_set *set, uint32_t rank, struct trace_record record)
-{
-    struct err err;
-    assert_int_equal(trace_set_append(set, rank, &record, 1, &err), STATUS_OK);
-}
-
 static void add_rows(struct trace_set *set, uint32_t rank, uint8_t loop, uint64_t sequence,
                      uint32_t first, uint32_t n, uint64_t at_us, uint64_t hop_us, uint64_t wait_us,
                      uint16_t flags)
@@ -30,8 +24,9 @@ static void add_rows(struct trace_set *set, uint32_t rank, uint8_t loop, uint64_
     batch.batch.rows_by_loop[loop - 1] = (uint16_t)n;
     batch.batch.head_ns = (flags & TRACE_EXIT) != 0 ? 7 * US + loop : 0;
     batch.batch.n_heads = (flags & TRACE_EXIT) != 0;
-    add(set, rank, batch);
-    add(set, rank,
+    trace_file_add(set, rank, batch);
+    trace_file_add(
+        set, rank,
         (struct trace_record){.kind = TRACE_ROWS,
                               .loop = loop,
                               .at_ns = at_us * US,
@@ -47,23 +42,23 @@ static void add_rows(struct trace_set *set, uint32_t rank, uint8_t loop, uint64_
 static void add_span(struct trace_set *set, uint32_t rank, enum trace_kind kind, uint16_t flags,
                      uint64_t from_us, uint64_t to_us)
 {
-    add(set, rank,
-        (struct trace_record){.kind = (uint8_t)kind,
-                              .flags = flags,
-                              .at_ns = from_us * US,
-                              .lasted_ns = (to_us - from_us) * US,
-                              .sequence = 1,
-                              .n_rows = 3});
+    trace_file_add(set, rank,
+                   (struct trace_record){.kind = (uint8_t)kind,
+                                         .flags = flags,
+                                         .at_ns = from_us * US,
+                                         .lasted_ns = (to_us - from_us) * US,
+                                         .sequence = 1,
+                                         .n_rows = 3});
 }
 
 static void add_token(struct trace_set *set, uint32_t position, uint8_t loop, uint64_t at_us)
 {
-    add(set, 0,
-        (struct trace_record){.kind = TRACE_TOKEN,
-                              .sequence = 1,
-                              .position = position,
-                              .loop = loop,
-                              .at_ns = at_us * US});
+    trace_file_add(set, 0,
+                   (struct trace_record){.kind = TRACE_TOKEN,
+                                         .sequence = 1,
+                                         .position = position,
+                                         .loop = loop,
+                                         .at_ns = at_us * US});
 }
 
 /* One sequence, a prompt of three, three tokens that exit at loops 2, 1 and 2; two workers. Times
@@ -287,6 +282,27 @@ static void test_a_trace_that_starts_in_the_middle(void **state)
     trace_set_destroy(set);
 }
 
+/* What waits has no sequence yet, and never gets one when its client leaves. */
+static void test_requests_without_a_sequence_count(void **state)
+{
+    (void)state;
+    struct trace_set *set = make_set();
+    struct trace_report r;
+    for (uint64_t i = 0; i < 2; i++)
+        trace_file_add(set, 0,
+                       (struct trace_record){.kind = TRACE_QUEUE,
+                                             .at_ns = (1600 + i) * US,
+                                             .lasted_ns = 10 * US,
+                                             .n_rows = 3,
+                                             .request.request = 8 + i});
+    make(set, &r);
+    assert_int_equal(r.n_requests, 3);
+    assert_int_equal(r.queue.n, 3);
+    assert_int_equal(r.ttft.n, 1);
+    trace_report_free(&r);
+    trace_set_destroy(set);
+}
+
 static void test_nothing_gives_zeros(void **state)
 {
     (void)state;
@@ -354,6 +370,7 @@ int main(void)
         cmocka_unit_test(test_the_slowest_token),
         cmocka_unit_test(test_a_way_has_no_time_twice),
         cmocka_unit_test(test_a_trace_that_starts_in_the_middle),
+        cmocka_unit_test(test_requests_without_a_sequence_count),
         cmocka_unit_test(test_nothing_gives_zeros),
         cmocka_unit_test(test_a_loop_that_ran_twice),
         cmocka_unit_test(test_quantiles_are_nearest_rank),
