@@ -130,10 +130,10 @@ static void on_stop(void *user, enum serve_stop stop, int number)
 {
     struct serve *s = user;
     atomic_store(&s->stop, (int)stop);
-    tell_state(s, STATE_DRAINING, strsignal(number));
-    if (stop == SERVE_STOP_DRAIN) {
+    if (stop == SERVE_STOP_DRAIN) /* before it is told: who reads it shall get no answer any more */
         drain(s, s->options.drain_timeout_s);
-    } else {
+    tell_state(s, STATE_DRAINING, strsignal(number));
+    if (stop != SERVE_STOP_DRAIN) {
         struct log_field why = LOG_S("why", strsignal(number));
         server_log(&s->options.log, LOG_LEVEL_WARN, "abort", &why, 1);
         http_server_abort(s->server);

@@ -269,6 +269,11 @@ static enum status drain_job(uint64_t id, const struct slurm_options *o, struct 
     if (!slurm_job_is_alive(&job))
         return err_set(err, STATUS_NOT_FOUND, "job %llu does not run any more: %s",
                        (unsigned long long)id, job.state);
+    if (job.run_dir[0] == '\0') /* USR1 would end somebody else's script */
+        return err_set(err, STATUS_INVALID,
+                       "job %llu does not say that it runs carousel (its comment names no run "
+                       "directory); give --run-dir DIR if it does",
+                       (unsigned long long)id);
     uint64_t started_ns = host_now_ns();
     status = send_drain(id, err);
     if (status != STATUS_OK)

@@ -32,6 +32,13 @@ void trace_destroy(struct trace *t)
     free(t);
 }
 
+uint64_t trace_n_lost(const struct trace *t, uint64_t since_ns)
+{
+    uint64_t n_over = t->n_added > t->mask + 1 ? t->n_added - t->mask - 1 : 0;
+    bool is_whole = since_ns != 0 && n_over > 0 && t->records[n_over & t->mask].at_ns < since_ns;
+    return is_whole ? 0 : n_over;
+}
+
 size_t trace_copy(const struct trace *t, uint64_t since_ns, struct trace_record *out, size_t cap,
                   uint64_t *n_lost)
 {
@@ -39,7 +46,7 @@ size_t trace_copy(const struct trace *t, uint64_t since_ns, struct trace_record 
     uint64_t n_there = t->n_added < room ? t->n_added : room;
     uint64_t first = t->n_added - n_there;
     if (n_lost != NULL)
-        *n_lost = first;
+        *n_lost = trace_n_lost(t, since_ns);
     size_t n_wanted = 0;
     for (uint64_t i = first; i < t->n_added; i++) {
         const struct trace_record *r = &t->records[i & t->mask];
@@ -79,7 +86,11 @@ enum status trace_record_check(const struct trace_record *r, struct err *err)
         st = check_up_to("an idle reason of", r->flags, TRACE_IDLE_REASONS - 1, err);
     if (st == STATUS_OK && r->kind == TRACE_BLOCKED)
         st = check_up_to("a reason of", r->flags, TRACE_BLOCKED_SEQUENCES, err);
-    /* Ends are added up without a look at overflow later. */
+    /* Ends are added up without a look at overflow later, and a file keeps signed numbers. */
+    if (st == STATUS_OK && (r->kind == TRACE_RECEIVE || r->kind == TRACE_SEND))
+        st = check_up_to("bytes of", r->message.n_bytes, INT64_MAX, err);
+    if (st == STATUS_OK)
+        st = check_up_to("a length of", r->lasted_ns, INT64_MAX, err);
     if (st == STATUS_OK && r->at_ns + r->lasted_ns < r->at_ns)
         st = err_set(err, STATUS_CORRUPT, "a trace record ends after the end of time");
     return st;

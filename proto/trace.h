@@ -118,8 +118,11 @@ static inline struct trace_record *trace_add(struct trace *t, enum trace_kind ki
     return r;
 }
 
+/* How many that a copy since then may lack have been overwritten: all that ever were, or none when
+ * what is there begins before since_ns (0: the start). */
+uint64_t trace_n_lost(const struct trace *t, uint64_t since_ns);
 /* Copies the records that ended at since_ns or later, oldest first, at most cap of them (the newest
- * ones). Returns how many; *n_lost (may be NULL) is how many that trace has overwritten ever. */
+ * ones). Returns how many; *n_lost (may be NULL) is trace_n_lost. */
 size_t trace_copy(const struct trace *t, uint64_t since_ns, struct trace_record *out, size_t cap,
                   uint64_t *n_lost);
 

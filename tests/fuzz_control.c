@@ -24,7 +24,7 @@ static void check_round_trip(const uint8_t *data, size_t size)
     struct err err;
     if (control_decode(data, size, &first, &err) != STATUS_OK)
         return;
-    if (first.kind < CONTROL_HELLO || first.kind > CONTROL_GOODBYE)
+    if (first.kind < CONTROL_HELLO || first.kind > CONTROL_TRACE)
         abort();
     size_t len, again_len;
     uint8_t *bytes = encode(&first, &len);

@@ -43,6 +43,15 @@ static void test_a_window_counts_from_the_end_of_a_record(void **state)
     assert_int_equal(out[1].at_ns, 99);
     assert_int_equal(trace_copy(t, 100, out, 1, NULL), 1); /* the newest ones */
     assert_int_equal(out[0].at_ns, 99);
+    /* What is overwritten counts where the window reaches back to it. */
+    for (uint64_t i = 0; i < 10; i++)
+        trace_add(t, TRACE_LOAD, 200 + i);
+    assert_int_equal(trace_n_lost(t, 0), 5);
+    assert_int_equal(trace_n_lost(t, 202), 5);
+    assert_int_equal(trace_n_lost(t, 203), 0);
+    uint64_t n_lost = 99;
+    assert_int_equal(trace_copy(t, 205, out, 8, &n_lost), 5);
+    assert_int_equal(n_lost, 0);
     trace_destroy(t);
 }
 
@@ -112,6 +121,8 @@ static void test_refuses(void **state)
         {{.kind = TRACE_IDLE, .flags = 4}, "idle reason of 4"},
         {{.kind = TRACE_BLOCKED, .flags = 2}, "reason of 2"},
         {{.kind = TRACE_BATCH, .at_ns = UINT64_MAX, .lasted_ns = 1}, "end of time"},
+        {{.kind = TRACE_BATCH, .lasted_ns = UINT64_MAX}, "a length of 18446744073709551615"},
+        {{.kind = TRACE_SEND, .message.n_bytes = UINT64_MAX}, "bytes of 18446744073709551615"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct trace_record record = cases[i].record;

@@ -21,6 +21,7 @@ struct worker_trace_answer {
     bool is_open;
     uint64_t tag, since_ns, next, end;
     struct trace_record *piece; /* of one message */
+    bool is_window_whole; /* nothing of the window had been overwritten when it was asked for */
 };
 
 struct worker {

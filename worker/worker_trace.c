@@ -7,6 +7,9 @@
 
 /* A message of that many stays below 1 MiB, whose buffer the transport would otherwise double. */
 enum { PIECE_RECORDS = 16000 };
+/* And no turn looks at more than that many: with a window most of a large buffer may not count, and
+ * the driver has other things to do. */
+enum { LOOK_RECORDS = 16 * PIECE_RECORDS };
 
 enum status worker_trace_create(struct worker *w, struct err *err)
 {
@@ -59,6 +62,7 @@ void worker_trace_request(struct worker *w, const struct control_trace_request *
     if (request->window_ns != 0 && request->window_ns < now_ns)
         a->since_ns = now_ns - request->window_ns;
     a->end = w->trace->n_added;
+    a->is_window_whole = trace_n_lost(w->trace, a->since_ns) == 0;
 }
 
 /* Takes the next records of the answer into its piece; returns how many. */
@@ -67,7 +71,8 @@ static uint32_t take_piece(const struct trace *t, struct worker_trace_answer *a,
     uint32_t n = 0;
     if (a->next < n_lost)
         a->next = n_lost; /* overwritten, some of them since the question came */
-    while (a->next < a->end && n < PIECE_RECORDS) {
+    uint64_t until = a->end - a->next < LOOK_RECORDS ? a->end : a->next + LOOK_RECORDS;
+    while (a->next < until && n < PIECE_RECORDS) {
         const struct trace_record *r = &t->records[a->next++ & t->mask];
         if (r->at_ns + r->lasted_ns >= a->since_ns)
             a->piece[n++] = *r;
@@ -83,8 +88,9 @@ enum status worker_trace_answer(struct worker *w, struct err *err)
     m.trace.tag = a->tag;
     m.trace.records = a->piece;
     if (t != NULL) {
-        m.trace.n_lost = t->n_added > t->mask ? t->n_added - t->mask - 1 : 0;
-        m.trace.n = take_piece(t, a, m.trace.n_lost);
+        uint64_t n_lost = trace_n_lost(t, 0);
+        m.trace.n_lost = a->is_window_whole ? 0 : n_lost;
+        m.trace.n = take_piece(t, a, n_lost);
     }
     a->is_open = a->next < a->end;
     m.trace.is_last = !a->is_open;
