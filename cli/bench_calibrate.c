@@ -85,11 +85,31 @@ static enum status check_output(const char *path, struct err *err)
     return status;
 }
 
+/* The directory's own name, at most cap_bytes - 1 bytes of it, cut between characters. */
+static void name_model(const char *path, char *out, size_t cap_bytes)
+{
+    size_t end = strlen(path);
+    while (end > 1 && path[end - 1] == '/')
+        end--;
+    size_t begin = end;
+    while (begin > 0 && path[begin - 1] != '/')
+        begin--;
+    size_t n = end - begin;
+    if (n >= cap_bytes) {
+        n = cap_bytes - 1;
+        while (n > 0 && ((unsigned char)path[begin + n] & 0xc0) == 0x80)
+            n--;
+    }
+    memcpy(out, path + begin, n);
+    out[n] = '\0';
+}
+
 static void name_costs(const struct calibrate *c, struct cost_model *m)
 {
     char host[128];
     host_name(host, sizeof host);
-    const char *model = strrchr(c->model, '/') != NULL ? strrchr(c->model, '/') + 1 : c->model;
+    char model[61];
+    name_model(c->model, model, sizeof model);
     if (c->blocks != NULL) {
         char blocks[sizeof m->name];
         snprintf(blocks, sizeof blocks, "%s", m->name);
@@ -100,7 +120,7 @@ static void name_costs(const struct calibrate *c, struct cost_model *m)
                  CAROUSEL_VERSION, c->blocks, c->transport);
         return;
     }
-    snprintf(m->name, sizeof m->name, "%.60s on %.50s", model, host);
+    snprintf(m->name, sizeof m->name, "%s on %.50s", model, host);
     snprintf(m->source, sizeof m->source,
              "carousel %s bench calibrate --threads %d --max-rows %d --kv-dtype %s --transport %s; "
              "instruction set %s; remote links are copies of local ones",

@@ -1,6 +1,7 @@
 /* Measures what the drivers and links cost around the batches, by running the other benchmarks of
  * this program and taking away what is known. */
 #include "cli/calibrate.h"
+#include "cli/child.h"
 #include "cli/sorted.h"
 #include "model/json_input.h"
 #include "proto/frame.h"
@@ -10,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 enum {
@@ -20,6 +20,7 @@ enum {
     OUTPUT_TOKENS = 64,
     OVERHEAD_ROWS = 8, /* of the batches whose overhead is taken */
     CHECK_PROMPT = 8,
+    RUN_LIMIT_S = 900, /* the slowest model's check takes some minutes */
     CHECK_OUTPUT = 64
 };
 /* Batches shorter than the first are run by the driver thread itself (worker/worker_output.c), so
@@ -56,69 +57,25 @@ static void show_command(const struct command *k, char *out, size_t cap)
         at += (size_t)snprintf(out + at, cap - at, "%s%s", i > 0 ? " " : "", k->args[i]);
 }
 
-/* The whole of a child's standard output; NULL: no memory. */
-static char *read_output(int fd, size_t *len)
-{
-    size_t cap = 1 << 16;
-    char *text = malloc(cap);
-    *len = 0;
-    while (text != NULL) {
-        if (*len == cap) {
-            char *more = realloc(text, cap *= 2);
-            if (more == NULL)
-                free(text);
-            text = more;
-            continue;
-        }
-        ssize_t n = read(fd, text + *len, cap - *len);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            break;
-        *len += (size_t)n;
-    }
-    return text;
-}
-
 static enum status run_self(const struct calibrate *c, struct command *k, json_t **out,
                             struct err *err)
 {
     char line[256];
-    int fds[2];
     add(k, "--json");
     k->args[k->n] = NULL;
     show_command(k, line, sizeof line);
     if (!c->is_quiet)
         fprintf(stderr, "  %s\n", line);
-    if (pipe(fds) != 0)
-        return err_set(err, STATUS_IO, "cannot make a pipe: %s", strerror(errno));
-    pid_t child = fork();
-    if (child == 0) {
-        dup2(fds[1], STDOUT_FILENO);
-        close(fds[0]);
-        close(fds[1]);
-        execv("/proc/self/exe", (char **)(uintptr_t)k->args);
-        _exit(127);
-    }
-    close(fds[1]);
-    if (child < 0) {
-        close(fds[0]);
-        return err_set(err, STATUS_IO, "cannot start '%s': %s", line, strerror(errno));
-    }
-    size_t len = 0;
-    char *text = read_output(fds[0], &len);
-    close(fds[0]);
-    int code = 0;
-    while (waitpid(child, &code, 0) < 0 && errno == EINTR)
-        continue;
-    enum status status = STATUS_OK;
-    if (text == NULL)
-        status = err_set(err, STATUS_NO_MEMORY, "no memory for what '%s' printed", line);
-    else if (!WIFEXITED(code) || WEXITSTATUS(code) != 0)
-        status = err_set(err, STATUS_IO, "'%s' failed; what it said is above", line);
-    else
-        status = json_input_parse(text, len, line, out, err);
-    free(text);
+    struct child *child = malloc(sizeof *child);
+    if (child == NULL)
+        return err_set(err, STATUS_NO_MEMORY, "no memory for what '%s' prints", line);
+    k->args[0] = "/proc/self/exe";
+    enum status status = child_run(k->args, NULL, RUN_LIMIT_S, child, err);
+    if (status == STATUS_OK && child->code != 0)
+        status = err_set(err, STATUS_IO, "'%s' failed: %s", line, child->errors);
+    if (status == STATUS_OK)
+        status = json_input_parse(child->out, strlen(child->out), line, out, err);
+    free(child);
     return status;
 }
 
