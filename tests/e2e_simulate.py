@@ -66,6 +66,17 @@ def test_requests_once(t):
     t.check("loop 4" in shown.out and "tokens/s" in shown.out, "--report prints the trace's report")
 
 
+def test_a_real_trace_is_replayed(t):
+    """What a real model's gate decided, over again in virtual time."""
+    path = WORK / "replay_real.json"
+    real = run_json("bench", "engine", DEMO, "-w", 2, "-r", 24, "-c", 8, "-p", "4-12", "-o", "4-24", "-q", 0.6, "--trace", path)
+    t.check(min(real["exits"][0], real["exits"][3]) > 0, f"the gate let tokens off early and late: {real['exits']}")
+    for workers in (2, 3):
+        again = run_json("simulate", DEMO, "-w", workers, "--cost", "between", "--replay", path)
+        for field in ("tokens", "exits", "requests"):
+            t.equal(again[field], real[field], f"{field} of a real trace, replayed over {workers} workers")
+
+
 def test_tokens_of_the_timed_backend(t):
     """The same workload through the real engine, with the same costs: the same tokens, off at the same loops."""
     options = ["-r", 24, "-c", 8, "-p", "4-12", "-o", "4-12", "--force-exits", MIX, "--cost", "between",
@@ -146,7 +157,7 @@ def test_bad_input(t):
 def main():
     t = Checks("e2e_simulate")
     WORK.mkdir(parents=True, exist_ok=True)
-    for test in (test_large, test_same_bytes, test_requests_once, test_tokens_of_the_timed_backend, test_why,
+    for test in (test_large, test_same_bytes, test_requests_once, test_a_real_trace_is_replayed, test_tokens_of_the_timed_backend, test_why,
                  test_arrivals, test_bad_input):
         t.attempt(test)
     t.close()
