@@ -4,28 +4,16 @@
 #include "coordinator/json_writer.h"
 #include "coordinator/trace_events.h"
 
-static void write_number(struct json_writer *w, const char *key, double value)
-{
-    json_write_key(w, key);
-    json_write_number(w, value);
-}
-
-static void write_count(struct json_writer *w, const char *key, uint64_t value)
-{
-    json_write_key(w, key);
-    json_write_integer(w, (int64_t)value);
-}
-
 static void write_quantiles(struct json_writer *w, const char *key, const struct trace_quantiles *q)
 {
     json_write_key(w, key);
     json_write_begin_object(w);
-    write_count(w, "n", q->n);
-    write_number(w, "mean_s", q->mean_s);
-    write_number(w, "p50_s", q->p50_s);
-    write_number(w, "p90_s", q->p90_s);
-    write_number(w, "p99_s", q->p99_s);
-    write_number(w, "max_s", q->max_s);
+    json_write_integer_at(w, "n", q->n);
+    json_write_number_at(w, "mean_s", q->mean_s);
+    json_write_number_at(w, "p50_s", q->p50_s);
+    json_write_number_at(w, "p90_s", q->p90_s);
+    json_write_number_at(w, "p99_s", q->p99_s);
+    json_write_number_at(w, "max_s", q->max_s);
     json_write_end_object(w);
 }
 
@@ -36,8 +24,8 @@ static void write_loops(struct json_writer *w, const struct trace_report *r)
     for (uint32_t i = 0; i < r->n_loops; i++) {
         const struct trace_loop_report *l = &r->loops[i];
         json_write_begin_object(w);
-        write_count(w, "loop", i + 1);
-        write_count(w, "exits", l->n_exits);
+        json_write_integer_at(w, "loop", i + 1);
+        json_write_integer_at(w, "exits", l->n_exits);
         write_quantiles(w, "hop", &l->hop);
         write_quantiles(w, "wait", &l->wait);
         write_quantiles(w, "compute", &l->compute);
@@ -51,53 +39,53 @@ static void write_worker(struct json_writer *w, const struct trace_worker_report
                          const struct trace_rank *rank, uint32_t number, uint32_t n_loops)
 {
     json_write_begin_object(w);
-    write_count(w, "rank", number);
+    json_write_integer_at(w, "rank", number);
     json_write_key(w, "host");
     json_write_string(w, rank->host);
-    write_number(w, "elapsed_s", worker->elapsed_s);
-    write_number(w, "busy_s", worker->busy_s);
+    json_write_number_at(w, "elapsed_s", worker->elapsed_s);
+    json_write_number_at(w, "busy_s", worker->busy_s);
     json_write_key(w, "idle_s");
     json_write_begin_object(w);
     for (int i = 0; i < TRACE_IDLE_REASONS; i++)
-        write_number(w, trace_idle_name((enum trace_idle)i), worker->idle_s[i]);
+        json_write_number_at(w, trace_idle_name((enum trace_idle)i), worker->idle_s[i]);
     json_write_end_object(w);
-    write_number(w, "driver_s", worker->driver_s);
-    write_number(w, "rest_s", worker->rest_s);
-    write_number(w, "receive_s", worker->receive_s);
-    write_number(w, "send_s", worker->send_s);
-    write_count(w, "batches", worker->n_batches);
-    write_count(w, "rows", worker->n_rows);
+    json_write_number_at(w, "driver_s", worker->driver_s);
+    json_write_number_at(w, "rest_s", worker->rest_s);
+    json_write_number_at(w, "receive_s", worker->receive_s);
+    json_write_number_at(w, "send_s", worker->send_s);
+    json_write_integer_at(w, "batches", worker->n_batches);
+    json_write_integer_at(w, "rows", worker->n_rows);
     json_write_key(w, "rows_by_loop");
     json_write_begin_array(w);
     for (uint32_t i = 0; i < n_loops; i++)
         json_write_integer(w, (int64_t)worker->rows_by_loop[i]);
     json_write_end_array(w);
-    write_count(w, "parked", worker->n_parked);
-    write_count(w, "revived", worker->n_revived);
-    write_count(w, "lost_records", rank->n_lost);
+    json_write_integer_at(w, "parked", worker->n_parked);
+    json_write_integer_at(w, "revived", worker->n_revived);
+    json_write_integer_at(w, "lost_records", rank->n_lost);
     json_write_key(w, "missing");
     json_write_bool(w, rank->is_missing);
-    write_number(w, "clock_error_s", (double)rank->clock_error_ns * 1e-9);
+    json_write_number_at(w, "clock_error_s", (double)rank->clock_error_ns * 1e-9);
     json_write_end_object(w);
 }
 
 static void write_slow_token(struct json_writer *w, const struct trace_slow_token *t)
 {
     json_write_begin_object(w);
-    write_count(w, "sequence", t->sequence);
-    write_count(w, "position", t->position);
-    write_number(w, "at_s", t->at_s);
-    write_number(w, "total_s", t->total_s);
+    json_write_integer_at(w, "sequence", t->sequence);
+    json_write_integer_at(w, "position", t->position);
+    json_write_number_at(w, "at_s", t->at_s);
+    json_write_number_at(w, "total_s", t->total_s);
     json_write_key(w, "steps");
     json_write_begin_array(w);
     for (uint32_t i = 0; i < t->n_steps; i++) {
         const struct trace_step *s = &t->steps[i];
         json_write_begin_object(w);
-        write_count(w, "loop", s->loop);
-        write_count(w, "rank", s->rank);
-        write_number(w, "hop_s", s->hop_s);
-        write_number(w, "wait_s", s->wait_s);
-        write_number(w, "compute_s", s->compute_s);
+        json_write_integer_at(w, "loop", s->loop);
+        json_write_integer_at(w, "rank", s->rank);
+        json_write_number_at(w, "hop_s", s->hop_s);
+        json_write_number_at(w, "wait_s", s->wait_s);
+        json_write_number_at(w, "compute_s", s->compute_s);
         json_write_end_object(w);
     }
     json_write_end_array(w);
@@ -108,12 +96,12 @@ static void write_slow(struct json_writer *w, const struct trace_report *r)
 {
     json_write_key(w, "slowest");
     json_write_begin_object(w);
-    write_count(w, "tokens", r->n_slow);
-    write_number(w, "total_s", r->slow_total_s);
-    write_number(w, "hop_s", r->slow_hop_s);
-    write_number(w, "wait_s", r->slow_wait_s);
-    write_number(w, "compute_s", r->slow_compute_s);
-    write_number(w, "deliver_s", r->slow_deliver_s);
+    json_write_integer_at(w, "tokens", r->n_slow);
+    json_write_number_at(w, "total_s", r->slow_total_s);
+    json_write_number_at(w, "hop_s", r->slow_hop_s);
+    json_write_number_at(w, "wait_s", r->slow_wait_s);
+    json_write_number_at(w, "compute_s", r->slow_compute_s);
+    json_write_number_at(w, "deliver_s", r->slow_deliver_s);
     json_write_key(w, "by_loop_s");
     json_write_begin_array(w);
     for (uint32_t i = 0; i < r->n_loops; i++)
@@ -139,16 +127,16 @@ void trace_report_print_json(const struct trace_report *r, const struct trace_se
     json_write_string(&w, set->version);
     json_write_key(&w, "simulated");
     json_write_bool(&w, set->is_simulated);
-    write_count(&w, "n_workers", r->n_workers);
-    write_count(&w, "ring_size", set->ring_size);
-    write_count(&w, "loops", r->n_loops);
-    write_number(&w, "elapsed_s", r->elapsed_s);
-    write_count(&w, "requests", r->n_requests);
-    write_count(&w, "tokens", r->n_tokens);
-    write_number(&w, "tokens_per_s", r->tokens_per_s);
-    write_count(&w, "incomplete_tokens", r->n_incomplete);
-    write_count(&w, "lost_records", r->n_lost);
-    write_number(&w, "clock_error_s", r->clock_error_s);
+    json_write_integer_at(&w, "n_workers", r->n_workers);
+    json_write_integer_at(&w, "ring_size", set->ring_size);
+    json_write_integer_at(&w, "loops", r->n_loops);
+    json_write_number_at(&w, "elapsed_s", r->elapsed_s);
+    json_write_integer_at(&w, "requests", r->n_requests);
+    json_write_integer_at(&w, "tokens", r->n_tokens);
+    json_write_number_at(&w, "tokens_per_s", r->tokens_per_s);
+    json_write_integer_at(&w, "incomplete_tokens", r->n_incomplete);
+    json_write_integer_at(&w, "lost_records", r->n_lost);
+    json_write_number_at(&w, "clock_error_s", r->clock_error_s);
     write_quantiles(&w, "queue", &r->queue);
     write_quantiles(&w, "admission", &r->admission);
     write_quantiles(&w, "ttft", &r->ttft);

@@ -3,12 +3,6 @@
 
 #include "coordinator/json_writer.h"
 
-static void write_integer(struct json_writer *w, const char *key, uint64_t value)
-{
-    json_write_key(w, key);
-    json_write_integer(w, (int64_t)value);
-}
-
 static void write_number(struct json_writer *w, const char *key, double value)
 {
     json_write_key(w, key);
@@ -19,7 +13,7 @@ static void write_quantiles(struct json_writer *w, const char *key, const struct
 {
     json_write_key(w, key);
     json_write_begin_object(w);
-    write_integer(w, "n", q->n);
+    json_write_integer_at(w, "n", q->n);
     write_number(w, "mean", q->mean_s);
     write_number(w, "p50", q->p50_s);
     write_number(w, "p90", q->p90_s);
@@ -37,13 +31,13 @@ static void write_summary(struct json_writer *w, const struct trace_report *r,
     json_write_string(w, set->version);
     json_write_key(w, "is_simulated");
     json_write_bool(w, set->is_simulated);
-    write_integer(w, "n_workers", r->n_workers);
-    write_integer(w, "n_loops", r->n_loops);
-    write_integer(w, "ring_size", set->ring_size);
+    json_write_integer_at(w, "n_workers", r->n_workers);
+    json_write_integer_at(w, "n_loops", r->n_loops);
+    json_write_integer_at(w, "ring_size", set->ring_size);
     write_number(w, "elapsed_s", r->elapsed_s);
-    write_integer(w, "n_tokens", r->n_tokens);
-    write_integer(w, "n_requests", r->n_requests);
-    write_integer(w, "n_lost", r->n_lost);
+    json_write_integer_at(w, "n_tokens", r->n_tokens);
+    json_write_integer_at(w, "n_requests", r->n_requests);
+    json_write_integer_at(w, "n_lost", r->n_lost);
     write_number(w, "tokens_per_s", r->tokens_per_s);
     write_number(w, "clock_error_s", r->clock_error_s);
     write_quantiles(w, "queue", &r->queue);
@@ -61,7 +55,7 @@ static void write_loops(struct json_writer *w, const struct trace_report *r)
         write_quantiles(w, "hop", &loop->hop);
         write_quantiles(w, "wait", &loop->wait);
         write_quantiles(w, "compute", &loop->compute);
-        write_integer(w, "n_exits", loop->n_exits);
+        json_write_integer_at(w, "n_exits", loop->n_exits);
         json_write_end_object(w);
     }
     json_write_end_array(w);
@@ -84,7 +78,7 @@ static void write_workers(struct json_writer *w, const struct trace_report *r,
         for (int k = 0; k < TRACE_IDLE_REASONS; k++)
             json_write_float(w, (float)worker->idle_s[k]);
         json_write_end_array(w);
-        write_integer(w, "batches", worker->n_batches);
+        json_write_integer_at(w, "batches", worker->n_batches);
         json_write_key(w, "rows_by_loop");
         json_write_begin_array(w);
         for (uint32_t t = 0; t < r->n_loops; t++)
@@ -99,14 +93,14 @@ static void write_slow(struct json_writer *w, const struct trace_report *r)
 {
     json_write_key(w, "slow");
     json_write_begin_object(w);
-    write_integer(w, "n", r->n_slow);
+    json_write_integer_at(w, "n", r->n_slow);
     json_write_key(w, "tokens");
     json_write_begin_array(w);
     for (uint32_t i = 0; i < r->n_slow_listed; i++) {
         const struct trace_slow_token *token = &r->slow[i];
         json_write_begin_object(w);
-        write_integer(w, "sequence", token->sequence);
-        write_integer(w, "position", token->position);
+        json_write_integer_at(w, "sequence", token->sequence);
+        json_write_integer_at(w, "position", token->position);
         json_write_key(w, "at");
         json_write_number(w, token->at_s);
         write_number(w, "total", token->total_s);

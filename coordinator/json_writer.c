@@ -213,6 +213,18 @@ void json_write_number(struct json_writer *w, double value)
     add_real(w, text);
 }
 
+void json_write_integer_at(struct json_writer *w, const char *key, int64_t value)
+{
+    json_write_key(w, key);
+    json_write_integer(w, value);
+}
+
+void json_write_number_at(struct json_writer *w, const char *key, double value)
+{
+    json_write_key(w, key);
+    json_write_number(w, value);
+}
+
 void json_write_float(struct json_writer *w, float value)
 {
     char text[32];

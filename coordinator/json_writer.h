@@ -28,6 +28,9 @@ void json_write_end_object(struct json_writer *w);
 void json_write_begin_array(struct json_writer *w);
 void json_write_end_array(struct json_writer *w);
 void json_write_key(struct json_writer *w, const char *key); /* ASCII, nothing to escape */
+/* A key and its value at once. */
+void json_write_integer_at(struct json_writer *w, const char *key, int64_t value);
+void json_write_number_at(struct json_writer *w, const char *key, double value);
 /* Any key, escaped as json_write_bytes does. */
 void json_write_key_bytes(struct json_writer *w, const char *key, size_t len_bytes);
 /* Values. */

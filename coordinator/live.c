@@ -127,18 +127,6 @@ void live_snapshot(struct live *l, const struct service_snapshot *snapshot)
 
 /* ---- writing -------------------------------------------------------------------------------- */
 
-static void write_count(struct json_writer *w, const char *key, uint64_t n)
-{
-    json_write_key(w, key);
-    json_write_integer(w, (int64_t)n);
-}
-
-static void write_seconds(struct json_writer *w, const char *key, double seconds)
-{
-    json_write_key(w, key);
-    json_write_number(w, seconds);
-}
-
 static void write_counts(struct json_writer *w, const uint64_t *counts, uint32_t n)
 {
     json_write_begin_array(w);
@@ -168,10 +156,10 @@ static void write_latency(const struct live *l, enum latency_kind kind, struct j
             n += l->latencies[s][kind][b];
         }
     json_write_begin_object(w);
-    write_count(w, "n", n);
+    json_write_integer_at(w, "n", n);
     if (n > 0) {
-        write_seconds(w, "p50_s", quantile(counts, n, 0.5));
-        write_seconds(w, "p99_s", quantile(counts, n, 0.99));
+        json_write_number_at(w, "p50_s", quantile(counts, n, 0.5));
+        json_write_number_at(w, "p99_s", quantile(counts, n, 0.99));
     }
     json_write_end_object(w);
 }
@@ -180,7 +168,7 @@ static void write_tokens(const struct live *l, struct json_writer *w)
 {
     uint64_t window[SEQUENCE_MAX_LOOPS] = {0}, counts[SEQUENCE_MAX_LOOPS];
     uint64_t n_past = l->second < LIVE_HISTORY_S ? l->second : LIVE_HISTORY_S;
-    write_count(w, "tokens_total", l->n_tokens);
+    json_write_integer_at(w, "tokens_total", l->n_tokens);
     json_write_key(w, "exits_total");
     write_counts(w, l->exits, l->n_loops);
     /* Whole seconds, the oldest first: tokens by exit loop. */
@@ -192,7 +180,7 @@ static void write_tokens(const struct live *l, struct json_writer *w)
         write_counts(w, counts, l->n_loops);
     }
     json_write_end_array(w);
-    write_count(w, "window_s", LIVE_WINDOW_S);
+    json_write_integer_at(w, "window_s", LIVE_WINDOW_S);
     for (uint64_t i = 0; i <= LIVE_WINDOW_S && i <= l->second; i++)
         for (uint32_t t = 0; t < l->n_loops; t++)
             window[t] += l->history[(l->second - i) % N_SECONDS][t];
@@ -217,38 +205,41 @@ static void write_worker(const struct live *l, uint32_t i, struct json_writer *w
     for (uint32_t t = 0; t < l->n_loops; t++)
         rows[t] = since(a->rows_by_loop[t], b->rows_by_loop[t]);
     json_write_begin_object(w);
-    write_count(w, "rank", i + 1);
+    json_write_integer_at(w, "rank", i + 1);
     json_write_key(w, "host");
     json_write_string(w, l->hosts[i].name);
-    write_seconds(w, "elapsed_s", (double)since(a->elapsed_ns, b->elapsed_ns) / 1e9);
-    write_seconds(w, "busy_s", (double)since(a->busy_ns, b->busy_ns) / 1e9);
-    write_seconds(w, "starved_s", (double)since(a->idle_starved_ns, b->idle_starved_ns) / 1e9);
-    write_seconds(w, "waiting_s", (double)since(a->idle_waiting_ns, b->idle_waiting_ns) / 1e9);
-    write_count(w, "batches", since(a->n_batches, b->n_batches));
-    write_count(w, "rows", since(a->n_rows, b->n_rows));
+    json_write_number_at(w, "elapsed_s", (double)since(a->elapsed_ns, b->elapsed_ns) / 1e9);
+    json_write_number_at(w, "busy_s", (double)since(a->busy_ns, b->busy_ns) / 1e9);
+    json_write_number_at(w, "starved_s",
+                         (double)since(a->idle_starved_ns, b->idle_starved_ns) / 1e9);
+    json_write_number_at(w, "waiting_s",
+                         (double)since(a->idle_waiting_ns, b->idle_waiting_ns) / 1e9);
+    json_write_integer_at(w, "batches", since(a->n_batches, b->n_batches));
+    json_write_integer_at(w, "rows", since(a->n_rows, b->n_rows));
     json_write_key(w, "rows_by_loop");
     write_counts(w, rows, l->n_loops);
-    write_count(w, "kv_blocks_used", b->kv_blocks_used);
-    write_count(w, "kv_blocks", b->kv_blocks_total);
-    write_count(w, "parked_rows", b->parked_rows);
-    write_count(w, "sequences", b->n_sequences);
-    write_count(w, "sent_bytes", since(a->n_bytes_sent, b->n_bytes_sent));
+    json_write_integer_at(w, "kv_blocks_used", b->kv_blocks_used);
+    json_write_integer_at(w, "kv_blocks", b->kv_blocks_total);
+    json_write_integer_at(w, "parked_rows", b->parked_rows);
+    json_write_integer_at(w, "sequences", b->n_sequences);
+    json_write_integer_at(w, "sent_bytes", since(a->n_bytes_sent, b->n_bytes_sent));
     json_write_end_object(w);
 }
 
 void live_write(struct live *l, uint64_t now_ns, struct json_writer *w)
 {
     turn(l, now_ns);
-    write_seconds(w, "uptime_s", now_ns > l->began_ns ? (double)(now_ns - l->began_ns) / 1e9 : 0);
-    write_count(w, "n_loops", l->n_loops);
-    write_count(w, "ring_size", l->ring_size);
+    json_write_number_at(w, "uptime_s",
+                         now_ns > l->began_ns ? (double)(now_ns - l->began_ns) / 1e9 : 0);
+    json_write_integer_at(w, "n_loops", l->n_loops);
+    json_write_integer_at(w, "ring_size", l->ring_size);
     write_tokens(l, w);
     json_write_key(w, "sequences");
     json_write_begin_object(w);
-    write_count(w, "queued", l->load.n_queued);
-    write_count(w, "opening", l->load.n_opening);
-    write_count(w, "running", l->load.n_running);
-    write_count(w, "closing", l->load.n_closing);
+    json_write_integer_at(w, "queued", l->load.n_queued);
+    json_write_integer_at(w, "opening", l->load.n_opening);
+    json_write_integer_at(w, "running", l->load.n_running);
+    json_write_integer_at(w, "closing", l->load.n_closing);
     json_write_end_object(w);
     json_write_key(w, "kv_usage");
     json_write_number(w, l->kv_usage);

@@ -32,6 +32,22 @@ static void assert_text(const struct text *t, const char *expected)
 
 /* ---- text ----------------------------------------------------------------------------------- */
 
+static void test_members(void **state)
+{
+    (void)state;
+    struct text t = {0};
+    struct json_writer w;
+    json_writer_init(&w, &t);
+    json_write_begin_object(&w);
+    json_write_integer_at(&w, "n", -3);
+    json_write_number_at(&w, "s", 0.25);
+    json_write_number_at(&w, "none", NAN);
+    json_write_end_object(&w);
+    assert_int_equal(t.len_bytes, strlen("{\"n\":-3,\"s\":0.25,\"none\":null}"));
+    assert_memory_equal(t.bytes, "{\"n\":-3,\"s\":0.25,\"none\":null}", t.len_bytes);
+    text_free(&t);
+}
+
 static void test_text_grows_and_keeps_its_memory(void **state)
 {
     (void)state;
@@ -377,6 +393,7 @@ static void test_json_writer_survives_any_failed_allocation(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_members),
         cmocka_unit_test(test_text_grows_and_keeps_its_memory),
         cmocka_unit_test(test_text_prints_long_pieces),
         cmocka_unit_test(test_json_writer_puts_commas_and_colons),
