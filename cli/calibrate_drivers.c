@@ -207,7 +207,7 @@ static enum status measure_link(const struct calibrate *c, struct err *err)
 static enum status measure_coordinator(const struct calibrate *c, const char *path, struct err *err)
 {
     /* Many in flight: where rank 0 is busy, a message brings many tokens. */
-    const struct run runs[] = {{path, 1, 512, 256, 4, 1}, {path, 1, 512, 256, 4, 64}};
+    const struct run runs[] = {{path, 2, 512, 256, 4, 1}, {path, 2, 512, 256, 4, 64}};
     double requests[2], tokens[2], cpu_ns[2];
     for (int i = 0; i < 2; i++) {
         json_t *result;
