@@ -21,10 +21,7 @@ static enum status worker_greet(struct worker *w, enum status opened, const stru
     host_name(hello->host, sizeof hello->host);
     host_boot_id(hello->boot_id, sizeof hello->boot_id);
     copy_text(hello->version, sizeof hello->version, CAROUSEL_VERSION);
-    copy_text(hello->backend, sizeof hello->backend, w->config->backend);
-    copy_text(hello->isa, sizeof hello->isa, kernels_cpu_best_isa());
-    if (w->config->isa != NULL)
-        copy_text(hello->isa, sizeof hello->isa, w->config->isa);
+    worker_device_tell(&w->device, w->config->isa, hello);
     hello->memory_available_bytes = host_memory_available_bytes();
     hello->n_cores = (uint32_t)host_n_cores();
     hello->failure = opened;
@@ -89,10 +86,14 @@ static enum status worker_build(struct worker *w, const struct control_welcome *
     const struct model_config *model = &w->checkpoint->config;
     const struct worker_config *config = w->config;
     struct replica_config replica = {
-        .backend = config->backend,
+        .backend = w->device.backend,
+        .device = w->device.number,
+        .is_deterministic = welcome->is_deterministic,
+        .gpu_memory_fraction = config->gpu_memory_fraction,
+        .n_sharing = welcome->n_sharing,
         .cost_file = config->cost_file,
         .jitter_seed = (uint64_t)w->transport->rank,
-        .isa = welcome->isa,
+        .isa = w->device.is_gpu ? NULL : welcome->isa,
         .n_threads = (int)welcome->n_threads,
         .may_spin = welcome->may_spin,
         .kv_dtype = config->kv_dtype,
@@ -102,7 +103,8 @@ static enum status worker_build(struct worker *w, const struct control_welcome *
         .max_sequences = config->max_sequences,
     };
     if (config->kv_dtype_auto)
-        replica.kv_dtype = w->checkpoint->dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16;
+        replica.kv_dtype =
+            w->checkpoint->dtype == DTYPE_F32 && !w->device.is_gpu ? DTYPE_F32 : DTYPE_BF16;
     enum status status = replica_create(w->checkpoint, &replica, &w->replica, err);
     if (status != STATUS_OK)
         return status;
@@ -155,8 +157,10 @@ static enum status worker_build(struct worker *w, const struct control_welcome *
 enum status worker_start(struct worker *w, struct err *err)
 {
     struct err open_err = {0};
-    enum status opened =
-        checkpoint_open(w->config->model_dir, w->config->n_loops, &w->checkpoint, &open_err);
+    enum status opened = worker_device_choose(w->config, w->transport, &w->device, &open_err);
+    if (opened == STATUS_OK)
+        opened =
+            checkpoint_open(w->config->model_dir, w->config->n_loops, &w->checkpoint, &open_err);
     enum status status = worker_greet(w, opened, &open_err, err);
     if (status != STATUS_OK)
         return status;

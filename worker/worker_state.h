@@ -11,6 +11,7 @@
 #include "worker/replica.h"
 #include "worker/stage.h"
 #include "worker/worker.h"
+#include "worker/worker_device.h"
 
 /* What the worker is doing when it is not handling a message; the clock of each runs in
  * worker_clock. */
@@ -27,6 +28,7 @@ struct worker_trace_answer {
 struct worker {
     struct transport *transport;
     const struct worker_config *config;
+    struct worker_device device;
     struct checkpoint *checkpoint;
     struct replica *replica;
     struct stage *stage;
