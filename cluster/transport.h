@@ -31,6 +31,16 @@ struct transport_counters {
     uint64_t n_messages_sent, n_bytes_sent, n_messages_received, n_bytes_received;
 };
 
+/* Where the bytes of messages lie, for a rank whose device wants them somewhere special. alloc is
+ * 64-byte aligned and may be called from any thread, as may free; release is called once, after the
+ * last free, and then nobody holds `context` any more. */
+struct transport_memory {
+    enum status (*alloc)(void *context, size_t len_bytes, void **out, struct err *err);
+    void (*free)(void *context, void *bytes);
+    void (*release)(void *context);
+    void *context;
+};
+
 struct transport;
 struct transport_ops {
     const char *name; /* "mpi", "inproc" */
@@ -45,16 +55,6 @@ struct transport_ops {
     bool (*is_drained)(struct transport *t);
     void (*use_memory)(struct transport *t, const struct transport_memory *memory);
     void (*destroy)(struct transport *t);
-};
-
-/* Where the bytes of messages lie, for a rank whose device wants them somewhere special. alloc is
- * 64-byte aligned and may be called from any thread, as may free; release is called once, after the
- * last free, and then nobody holds `context` any more. */
-struct transport_memory {
-    enum status (*alloc)(void *context, size_t len_bytes, void **out, struct err *err);
-    void (*free)(void *context, void *bytes);
-    void (*release)(void *context);
-    void *context;
 };
 
 /* What every implementation begins with. */
