@@ -4,6 +4,7 @@
 #include "worker/worker_state.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static void copy_text(char *to, size_t cap_bytes, const char *from)
@@ -80,6 +81,28 @@ static void worker_wake(void *arg)
     transport_wake(arg);
 }
 
+/* Rows of more than so many are copied in several goes. */
+enum { ROWS_AT_ONCE = 4096 };
+
+/* What rows need on their way; messages lie where a GPU reaches them. */
+static enum status worker_prepare_rows(struct worker *w, struct err *err)
+{
+    struct transport_memory memory;
+    enum status status = worker_rows_create(&w->rows, w->replica, w->limits.d_model, ROWS_AT_ONCE,
+                                            err);
+    if (status != STATUS_OK)
+        return status;
+    w->leaving = calloc(w->ring_size, sizeof(struct transport_message *));
+    if (w->leaving == NULL)
+        return err_set(err, STATUS_NO_MEMORY, "no memory for messages to %u ranks", w->ring_size);
+    if (!w->device.is_gpu)
+        return STATUS_OK;
+    status = replica_lend_memory(w->replica, &memory, err);
+    if (status == STATUS_OK)
+        transport_use_memory(w->transport, &memory);
+    return status;
+}
+
 static enum status worker_build(struct worker *w, const struct control_welcome *welcome,
                                 struct control_ready *ready, struct err *err)
 {
@@ -106,6 +129,9 @@ static enum status worker_build(struct worker *w, const struct control_welcome *
         replica.kv_dtype =
             w->checkpoint->dtype == DTYPE_F32 && !w->device.is_gpu ? DTYPE_F32 : DTYPE_BF16;
     enum status status = replica_create(w->checkpoint, &replica, &w->replica, err);
+    if (status != STATUS_OK)
+        return status;
+    status = worker_prepare_rows(w, err);
     if (status != STATUS_OK)
         return status;
     uint64_t batch_ns, row_ns;
