@@ -137,8 +137,7 @@ enum status message_pool_acquire(struct message_pool *pool, size_t cap_bytes,
     pool->n_lent++;
     const struct transport_memory special = pool->special;
     pthread_mutex_unlock(&pool->lock);
-    enum status status =
-        node == NULL ? node_new(size_class, &special, &node, err) : STATUS_OK;
+    enum status status = node == NULL ? node_new(size_class, &special, &node, err) : STATUS_OK;
     if (status != STATUS_OK) {
         pthread_mutex_lock(&pool->lock);
         pool->n_lent--;

@@ -249,7 +249,8 @@ enum status mpi_link_meet_host(struct mpi_link *link, const void *card, size_t c
     if (code != MPI_SUCCESS)
         return failed(link, "MPI_Comm_split_type", code, err);
     MPI_Comm_size(local, &n);
-    MPI_Comm_rank(local, &n_before); /* the key is 0 for all: they stand in the order of the world */
+    MPI_Comm_rank(local,
+                  &n_before); /* the key is 0 for all: they stand in the order of the world */
     enum status status = STATUS_OK;
     char *shown = calloc((size_t)n, card_bytes);
     int *ranks = calloc((size_t)n, sizeof *ranks), *world_ranks = calloc((size_t)n, sizeof *ranks);

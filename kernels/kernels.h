@@ -89,9 +89,9 @@ int kernels_cuda_devices(void);
 
 /* A GPU as its driver describes it; nothing of it is taken by asking. */
 struct kernels_device {
-    char name[64], id[48];     /* id: tells it from every other GPU */
-    int major, minor;          /* compute capability */
-    int driver, runtime;       /* CUDA versions, 1000 * major + 10 * minor */
+    char name[64], id[48]; /* id: tells it from every other GPU */
+    int major, minor;      /* compute capability */
+    int driver, runtime;   /* CUDA versions, 1000 * major + 10 * minor */
     uint64_t total_bytes;
 };
 /* STATUS_UNSUPPORTED, with why there is none: not built in, no driver, no device; STATUS_NOT_FOUND

@@ -191,8 +191,8 @@ static void test_coordinator_start_refuses_two_kinds_of_gpu(void **state)
         strcpy(c->fakes[1].hello.host, "nodeb");
         fake_gpu(&c->fakes[0], "X1", "sm_90", "GPU-a");
         fake_gpu(&c->fakes[1], i == 0 ? "X1" : "X2", i == 0 ? "sm_80" : "sm_90", "GPU-b");
-        const char *const words[] = {"rank 2 on nodeb", "rank 1 on nodea", i == 0 ? "(sm_80)" : "X2",
-                                     "--device"};
+        const char *const words[] = {"rank 2 on nodeb", "rank 1 on nodea",
+                                     i == 0 ? "(sm_80)" : "X2", "--device"};
         check_fails(c, STATUS_MISMATCH, words, 4);
     }
 }

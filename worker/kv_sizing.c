@@ -1,7 +1,8 @@
 /* Decides how much of a GPU's memory a worker's KV pool and row store get. */
 #include "worker/kv_sizing.h"
 
-/* A context is some 500 MiB on a large GPU; the rest is for cuBLAS, staging and recorded batches. */
+/* A context is some 500 MiB on a large GPU; the rest is for cuBLAS, staging and recorded batches.
+ */
 #define RESERVE_BYTES (UINT64_C(768) << 20)
 /* A small GPU has fewer multiprocessors, and its context is smaller, too. */
 enum { RESERVE_PART = 64 };

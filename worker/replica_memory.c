@@ -1,4 +1,5 @@
-/* Lends a replica's kind of host memory to what outlives it: the kernels stay until both are gone. */
+/* Lends a replica's kind of host memory to what outlives it: the kernels stay until both are gone.
+ */
 #include "worker/replica_parts.h"
 
 #include <stdatomic.h>

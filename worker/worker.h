@@ -18,7 +18,7 @@ struct worker_config {
     const char *backend;   /* "auto" */
     int device;            /* GPU: its number; -1 = by the worker's place on its host */
     double gpu_memory_fraction; /* of the GPU's, for this worker; 0 = kv_sizing.h's */
-    const char *isa;       /* NULL = what the coordinator's welcome says */
+    const char *isa;            /* NULL = what the coordinator's welcome says */
     enum dtype kv_dtype;
     bool kv_dtype_auto; /* F32 for F32 checkpoints on a CPU, else BF16 */
     uint32_t ring_size; /* 0 = default */

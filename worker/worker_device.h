@@ -16,8 +16,8 @@ struct worker_device {
     struct kernels_device gpu; /* when is_gpu */
 };
 
-/* The GPU of the local_worker-th worker (from 0) of a host that sees n_devices > 0: the one that was
- * asked for (-1: none was), else one after the other and from the first again. Pure.
+/* The GPU of the local_worker-th worker (from 0) of a host that sees n_devices > 0: the one that
+ * was asked for (-1: none was), else one after the other and from the first again. Pure.
  * STATUS_NOT_FOUND, with how many there are. */
 enum status worker_device_pick(int asked, int local_worker, int n_devices, int *out,
                                struct err *err);

@@ -27,11 +27,10 @@ enum status worker_rows_finish(struct worker_rows *rows, struct err *err)
     if (n == 0)
         return STATUS_OK;
     rows->n = 0;
-    enum status status =
-        rows->is_leaving
-            ? replica_read_rows(rows->replica, rows->slots, rows->hosts, n, err)
-            : replica_write_rows(rows->replica, rows->slots, (const void *const *)rows->hosts, n,
-                                 err);
+    enum status status = rows->is_leaving
+                             ? replica_read_rows(rows->replica, rows->slots, rows->hosts, n, err)
+                             : replica_write_rows(rows->replica, rows->slots,
+                                                  (const void *const *)rows->hosts, n, err);
     return status == STATUS_OK ? replica_sync_rows(rows->replica, err) : status;
 }
 

@@ -88,8 +88,8 @@ enum { ROWS_AT_ONCE = 4096 };
 static enum status worker_prepare_rows(struct worker *w, struct err *err)
 {
     struct transport_memory memory;
-    enum status status = worker_rows_create(&w->rows, w->replica, w->limits.d_model, ROWS_AT_ONCE,
-                                            err);
+    enum status status =
+        worker_rows_create(&w->rows, w->replica, w->limits.d_model, ROWS_AT_ONCE, err);
     if (status != STATUS_OK)
         return status;
     w->leaving = calloc(w->ring_size, sizeof(struct transport_message *));
