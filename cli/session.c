@@ -220,7 +220,7 @@ static enum status session_start_coordinator(struct session *s, struct err *err)
                                             &s->coordinator, err);
     if (status == STATUS_OK)
         status = coordinator_start(s->coordinator, err);
-    if (status == STATUS_OK)
+    if (status == STATUS_OK && !o->is_quiet)
         session_tell_gpus(s);
     return status;
 }

@@ -41,6 +41,7 @@ struct session_options {
     uint64_t
         trace_bytes; /* --trace-buffer: records are kept in so many bytes a rank; 0: none are */
     const char *cost_file; /* --cost: of the timed backend */
+    bool is_quiet;         /* set by the subcommand: no line about GPUs at the start */
     bool needs_tokenizer;  /* set by the subcommand: fail early when the model has none */
     /* Set by a server. */
     uint32_t max_queue;        /* of the coordinator; 0 = default */

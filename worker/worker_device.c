@@ -36,15 +36,33 @@ static enum status check_gpu_options(const struct worker_config *config, struct 
     return STATUS_OK;
 }
 
+/* "auto" takes a GPU that works and no other: what is missing shows when it is tried. */
+static bool is_usable(int device)
+{
+    const struct kernels_options options = {.device = device};
+    struct kernels *k;
+    if (kernels_create("cuda", &options, &k, NULL) != STATUS_OK)
+        return false;
+    kernels_destroy(k);
+    return true;
+}
+
+static bool should_use_gpu(const struct worker_config *config, const struct transport *transport)
+{
+    int n_devices = kernels_cuda_devices();
+    if (config->device >= 0 || config->gpu_memory_fraction > 0)
+        return true;
+    return n_devices > 0 && is_usable(local_worker(transport) % n_devices);
+}
+
 enum status worker_device_choose(const struct worker_config *config,
                                  const struct transport *transport, struct worker_device *out,
                                  struct err *err)
 {
     const char *backend = config->backend != NULL ? config->backend : "auto";
-    bool wants_gpu = config->device >= 0 || config->gpu_memory_fraction > 0;
     struct worker_device d = {.backend = backend};
     if (strcmp(backend, "auto") == 0)
-        d.backend = wants_gpu || kernels_cuda_devices() > 0 ? "cuda" : "cpu";
+        d.backend = should_use_gpu(config, transport) ? "cuda" : "cpu";
     d.is_gpu = strcmp(d.backend, "cuda") == 0;
     enum status status = STATUS_OK;
     if (d.is_gpu) {
