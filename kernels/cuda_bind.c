@@ -55,7 +55,7 @@ static enum status cuda_flight_create(struct cuda_stream *s, struct cuda_flight 
     if (st == STATUS_OK)
         st = cuda_host_alloc(k, (size_t)l->n_segments * sizeof *f->outcomes, &outcomes, err);
     f->outcomes = outcomes;
-    if (st == STATUS_OK && l->n_wanted_logits > 0)
+    if (st == STATUS_OK && l->n_wanted_logits > 0 && l->vocab_size > 0)
         st = cuda_host_alloc(k, (size_t)l->n_wanted_logits * (size_t)l->vocab_size * sizeof(float),
                              &logits, err);
     f->wanted_logits = logits;
@@ -100,15 +100,6 @@ enum status cuda_stream_reserve(struct kernels_stream *base, const struct kernel
     enum status st = cuda_use(cuda_kernels_of(base), err);
     if (st != STATUS_OK)
         return st;
-    if (s->device_batch != NULL)
-        return err_set(err, STATUS_INVALID, "stream '%s' has its memory already", base->name);
-    if (limits->n_rows <= 0 || limits->n_segments <= 0 || limits->n_table < 0 ||
-        limits->vocab_size <= 0 || limits->n_wanted_logits < 0)
-        return err_set(err, STATUS_INVALID,
-                       "stream '%s' for %d rows, %d segments, %d table entries, %d words, %d rows "
-                       "of logits",
-                       base->name, (int)limits->n_rows, (int)limits->n_segments,
-                       (int)limits->n_table, (int)limits->vocab_size, (int)limits->n_wanted_logits);
     base->limits = *limits;
     s->pack_bytes = cuda_pack_bytes(limits);
     void *device = NULL;
@@ -130,47 +121,16 @@ enum status cuda_stream_reserve(struct kernels_stream *base, const struct kernel
 /* ---- bind -------------------------------------------------------------------------------------
  */
 
-/* Entries of the block table that the segments name, at most. */
-static int64_t cuda_table_entries(const struct kernels_batch *batch)
+/* Entries of the block table up to the last that a segment names. */
+static size_t cuda_table_entries(const struct kernels_batch *batch)
 {
-    int64_t n = 0;
+    size_t n = 0;
     for (int i = 0; i < batch->n_segments; i++) {
         const struct kernels_segment *g = &batch->segments[i];
-        int64_t end = (int64_t)g->first_block + g->n_blocks;
+        size_t end = (size_t)g->first_block + (size_t)g->n_blocks;
         n = end > n ? end : n;
     }
     return n;
-}
-
-static int cuda_wanted_rows(const struct kernels_batch *batch)
-{
-    int n = 0;
-    for (int i = 0; i < batch->n_live; i++)
-        n += batch->live[i].wants_logits;
-    return n;
-}
-
-static enum status cuda_check_limits(const struct cuda_stream *s, const struct kernels_batch *batch,
-                                     int64_t n_table, struct err *err)
-{
-    const struct kernels_limits *l = &s->base.limits;
-    const struct {
-        const char *what;
-        int64_t is, at_most;
-    } counts[] = {
-        {"rows", batch->n_rows, l->n_rows},
-        {"segments", batch->n_segments, l->n_segments},
-        {"entries of the block table", n_table, l->n_table},
-        {"live rows", batch->n_live, l->n_segments},
-        {"rows whose logits are wanted", cuda_wanted_rows(batch), l->n_wanted_logits},
-    };
-    for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++)
-        if (counts[i].is < 0 || counts[i].is > counts[i].at_most)
-            return err_set(err, STATUS_INVALID,
-                           "bind: %lld %s, but stream '%s' was reserved for %lld",
-                           (long long)counts[i].is, counts[i].what, s->base.name,
-                           (long long)counts[i].at_most);
-    return STATUS_OK;
 }
 
 static void cuda_pack_copy(struct cuda_pack *pack, const void *from, size_t len_bytes,
@@ -210,23 +170,17 @@ static void cuda_pack_batch(struct cuda_stream *s, const struct kernels_batch *b
 enum status cuda_bind(struct kernels_stream *base, const struct kernels_batch *batch,
                       const struct kernels_kv *kv, int flight, struct err *err)
 {
-    (void)kv;
     struct cuda_stream *s = cuda_stream_of(base);
     enum status st = cuda_use(cuda_kernels_of(base), err);
     if (st != STATUS_OK)
         return st;
-    if (s->device_batch == NULL || cuda_is_recording(s))
-        return err_set(err, STATUS_INVALID, "bind: stream '%s' %s", base->name,
-                       s->device_batch == NULL ? "was not reserved" : "records");
+    if (cuda_is_recording(s))
+        return err_set(err, STATUS_INVALID, "bind: stream '%s' records", base->name);
     struct cuda_flight *f = &s->flights[flight];
     /* Its staging may still be read, its outcomes still be written. */
     if (atomic_load(&f->state) != CUDA_FLIGHT_FREE)
         return err_set(err, STATUS_INVALID, "bind: flight %d of stream '%s' was not waited for",
                        flight, base->name);
-    const int64_t n_table = batch->block_table == NULL ? 0 : cuda_table_entries(batch);
-    st = cuda_check_limits(s, batch, n_table, err);
-    if (st != STATUS_OK)
-        return st;
     int n_wanted = 0;
     for (int i = 0; i < batch->n_live; i++)
         f->wanted_place[i] = batch->live[i].wants_logits ? n_wanted++ : -1;
@@ -237,7 +191,8 @@ enum status cuda_bind(struct kernels_stream *base, const struct kernels_batch *b
     void *first;
     struct cuda_batch *head = cuda_pack_take(&pack, sizeof *head, &first);
     s->flight = flight;
-    cuda_pack_batch(s, batch, (size_t)n_table, &pack, &packed);
+    /* Without a pool nothing reads the table, and nobody has checked it. */
+    cuda_pack_batch(s, batch, kv == NULL ? 0 : cuda_table_entries(batch), &pack, &packed);
     *head = packed;
     s->host_batch = packed;
     st = cuda_check(cudaMemcpyAsync(s->device_batch, f->staging, pack.used_bytes,

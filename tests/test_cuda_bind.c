@@ -3,7 +3,7 @@
 
 static const struct kernels_limits limits = {.n_rows = 40,
                                              .n_segments = 12,
-                                             .n_table = 64,
+                                             .n_table = 72,
                                              .block_size = 16,
                                              .n_slots = 100,
                                              .vocab_size = 50,
@@ -14,7 +14,7 @@ static const struct kernels_limits limits = {.n_rows = 40,
 
 struct batch {
     struct kernels_segment segments[12];
-    int32_t table[64], slots[40], ids[40];
+    int32_t table[72], slots[40], ids[40];
     struct kernels_live live[12];
     struct sequence_params params;
     struct kernels_batch batch;
@@ -248,66 +248,67 @@ static void test_cuda_bind_flights_in_order(void **state)
     world_destroy(&w);
 }
 
-/* The table that says so has one row for each limit. */
-static void test_cuda_bind_more_than_reserved_is_told(void **state)
+/* A refused batch leaves its flight free. */
+static void test_cuda_bind_refused_batch_leaves_its_flight(void **state)
 {
     (void)state;
     struct world w = world_create();
     struct err err = {0};
-    static struct batch b;
-    static struct kernels_segment segments[64];
-    static struct kernels_live live[64];
-    static int32_t table[256], numbers[64];
-    for (int i = 0; i < 64; i++) {
-        segments[i] = (struct kernels_segment){.first_row = i, .n_rows = 1, .n_blocks = 1};
-        live[i] = (struct kernels_live){
-            .row = i, .segment = i, .loop = 1, .params = &b.params, .wants_logits = true};
-    }
-    const struct kernels_segment one = {.n_rows = 41, .n_blocks = 3};
-    struct kernels_segment far = {.n_rows = 1, .first_block = 64, .n_blocks = 1};
-    const struct {
-        const char *what;
-        struct kernels_batch batch;
-    } cases[] = {
-        {"41 rows", {.n_rows = 41, .n_segments = 1, .segments = &one}},
-        {"13 segments", {.n_rows = 13, .n_segments = 13, .segments = segments}},
-        {"65 entries", {.n_rows = 1, .n_segments = 1, .segments = &far}},
-        {"4 rows whose logits",
-         {.n_rows = 12, .n_segments = 12, .segments = segments, .n_live = 4}},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        struct kernels_batch batch = cases[i].batch;
-        batch.block_table = table;
-        batch.slots = batch.ids = numbers;
-        batch.live = live;
-        cuda_must_fail(kernels_bind(w.s, &batch, &w.kv, 0, &err), STATUS_INVALID, &err,
-                       cases[i].what);
-    }
-    /* A refused batch leaves its flight free. */
     uint64_t random = 10;
+    static struct batch b;
     batch_random(&b, &random);
+    b.table[0] = 64;
+    cuda_must_fail(kernels_bind(w.s, &b.batch, &w.kv, 0, &err), STATUS_INVALID, &err,
+                   "names KV block 64");
+    cuda_must(kernels_record_begin(w.s, &err), &err);
+    b.table[0] = 63;
+    cuda_must_fail(kernels_bind(w.s, &b.batch, &w.kv, 0, &err), STATUS_INVALID, &err, "records");
+    cuda_must(kernels_stream_sync(w.s, &err), &err);
     world_send(&w, &b.batch, 0);
     cuda_must(kernels_wait(w.s, 0, &err), &err);
     expect_seen(&w, &b.batch, 0);
     world_destroy(&w);
 }
 
-static void test_cuda_bind_needs_a_reservation(void **state)
+/* The largest batch that was reserved fits, with live rows that all want their logits. */
+static void test_cuda_bind_largest_batch_fits(void **state)
 {
     (void)state;
-    struct kernels *k = cuda_world_kernels();
-    struct kernels_stream *s = cuda_world_stream(k);
+    struct world w = world_create();
     struct err err = {0};
-    const struct kernels_segment one = {.n_rows = 1};
-    const struct kernels_batch batch = {.n_rows = 1, .n_segments = 1, .segments = &one};
-    cuda_must_fail(kernels_bind(s, &batch, NULL, 0, &err), STATUS_INVALID, &err, "not reserved");
-    struct kernels_limits none = limits;
-    none.n_rows = 0;
-    cuda_must_fail(kernels_stream_reserve(s, &none, &err), STATUS_INVALID, &err, "0 rows");
-    cuda_must(kernels_stream_reserve(s, &limits, &err), &err);
-    cuda_must_fail(kernels_stream_reserve(s, &limits, &err), STATUS_INVALID, &err, "already");
-    kernels_stream_destroy(s);
-    kernels_destroy(k);
+    static struct batch b;
+    static const int32_t n_rows[12] = {29, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    sequence_params_init(&b.params);
+    for (int g = 0, row = 0; g < 12; row += n_rows[g++]) {
+        int32_t n_blocks = g == 0 ? 20 : 4;
+        b.segments[g] = (struct kernels_segment){.first_row = row,
+                                                 .n_rows = n_rows[g],
+                                                 .first_position = g == 0 ? 291 : 60,
+                                                 .first_block = g == 0 ? 0 : 16 + 4 * g,
+                                                 .n_blocks = n_blocks};
+        b.live[g] = (struct kernels_live){.row = row + n_rows[g] - 1,
+                                          .segment = g,
+                                          .position = (uint32_t)b.segments[g].first_position +
+                                                      (uint32_t)n_rows[g] - 1,
+                                          .loop = 1,
+                                          .params = &b.params,
+                                          .wants_logits = g < limits.n_wanted_logits};
+    }
+    b.batch = (struct kernels_batch){.n_rows = limits.n_rows,
+                                     .n_segments = limits.n_segments,
+                                     .segments = b.segments,
+                                     .block_table = b.table,
+                                     .slots = b.slots,
+                                     .ids = b.ids,
+                                     .n_live = limits.n_segments,
+                                     .live = b.live};
+    for (int flight = 0; flight < KERNELS_MAX_IN_FLIGHT; flight++)
+        world_send(&w, &b.batch, flight);
+    for (int flight = 0; flight < KERNELS_MAX_IN_FLIGHT; flight++) {
+        cuda_must(kernels_wait(w.s, flight, &err), &err);
+        expect_seen(&w, &b.batch, flight);
+    }
+    world_destroy(&w);
 }
 
 struct waiter {
@@ -409,8 +410,8 @@ int main(void)
         cmocka_unit_test(test_cuda_bind_takes_a_copy),
         cmocka_unit_test(test_cuda_bind_absent_arrays_are_null),
         cmocka_unit_test(test_cuda_bind_flights_in_order),
-        cmocka_unit_test(test_cuda_bind_more_than_reserved_is_told),
-        cmocka_unit_test(test_cuda_bind_needs_a_reservation),
+        cmocka_unit_test(test_cuda_bind_refused_batch_leaves_its_flight),
+        cmocka_unit_test(test_cuda_bind_largest_batch_fits),
         cmocka_unit_test(test_cuda_bind_another_thread_waits),
 #ifdef CAROUSEL_CUDA_EMULATED
         cmocka_unit_test(test_cuda_bind_survives_any_failing_call),
