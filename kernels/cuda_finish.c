@@ -124,37 +124,50 @@ void cuda_finish_pack(const struct cuda_stream *s, const struct kernels_batch *b
     assert(n_wanted <= s->base.limits.n_wanted_logits);
 }
 
+enum status cuda_finish_exits(struct cuda_stream *s, const float *y, int d, const float *gate,
+                              const float *bias, int max_heads, struct err *err)
+{
+    const struct cuda_finish_scratch *f = s->finish;
+    int n_blocks = f->n_live_max < MAX_GATE_BLOCKS ? f->n_live_max : MAX_GATE_BLOCKS;
+    enum status st = cuda_check(
+        cuda_finish_launch_gate(s->device_batch, &f->device, y, d, gate, bias, n_blocks, s->stream),
+        "gate and exit rule", err);
+    if (st == STATUS_OK)
+        st = cuda_check(cuda_finish_launch_list(s->device_batch, &f->device, max_heads, s->stream),
+                        "list of exits", err);
+    return st;
+}
+
+enum status cuda_finish_draw(struct cuda_stream *s, const float *logits, int max_heads,
+                             struct err *err)
+{
+    const struct cuda_finish_scratch *f = s->finish;
+    return cuda_check(cuda_sample_launch(s->device_batch, &f->device, logits, f->vocab_size,
+                                         max_heads, s->stream),
+                      "sampler", err);
+}
+
 enum status cuda_finish(struct kernels_stream *base, const struct kernels_finish *f,
                         struct err *err)
 {
     struct cuda_stream *s = cuda_stream_of(base);
-    const struct cuda_finish_scratch *scratch = s->finish;
-    if (scratch == NULL || f->head->rows != scratch->vocab_size)
+    if (s->finish == NULL || f->head->rows != s->finish->vocab_size)
         return err_set(err, STATUS_INVALID,
-                       "finish: a head of %d rows, the stream was reserved for %d", f->head->rows,
-                       scratch != NULL ? scratch->vocab_size : 0);
-    const struct cuda_finish_device *device = &scratch->device;
-    int d = f->head->cols, n_live = scratch->n_live_max;
-    int n_blocks = n_live < MAX_GATE_BLOCKS ? n_live : MAX_GATE_BLOCKS;
-    const float *gate = f->gate != NULL ? f->gate->data : NULL;
-    const float *bias = f->gate != NULL ? f->bias->data : NULL;
-    enum status st = cuda_check(
-        cuda_finish_launch_gate(s->device_batch, device, f->y, d, gate, bias, n_blocks, s->stream),
-        "gate and exit rule", err);
-    if (st == STATUS_OK)
-        st = cuda_check(cuda_finish_launch_list(s->device_batch, device, f->max_heads, s->stream),
-                        "list of exits", err);
-    if (st != STATUS_OK || f->max_heads == 0)
+                       "finish: a head of %d rows, stream '%s' was reserved for %d", f->head->rows,
+                       base->name, s->finish != NULL ? s->finish->vocab_size : 0);
+    int d = f->head->cols, n = f->max_heads;
+    bool has_gate = f->gate != NULL;
+    enum status st = cuda_finish_exits(s, f->y, d, has_gate ? f->gate->data : NULL,
+                                       has_gate ? f->bias->data : NULL, n, err);
+    if (st != STATUS_OK || n == 0)
         return st;
-    st = cuda_check(cuda_finish_launch_gather(s->device_batch, device, f->head_rows, f->y, d,
-                                              f->max_heads, s->stream),
+    st = cuda_check(cuda_finish_launch_gather(s->device_batch, &s->finish->device, f->head_rows,
+                                              f->y, d, n, s->stream),
                     "rows of the head", err);
     if (st == STATUS_OK)
-        st = cuda_linear(base, f->logits, DTYPE_F32, f->head_rows, &f->head, 1, f->max_heads, err);
+        st = cuda_linear(base, f->logits, DTYPE_F32, f->head_rows, &f->head, 1, n, err);
     if (st == STATUS_OK)
-        st = cuda_check(cuda_sample_launch(s->device_batch, device, f->logits, f->head->rows,
-                                           f->max_heads, s->stream),
-                        "sampler", err);
+        st = cuda_finish_draw(s, f->logits, n, err);
     return st;
 }
 

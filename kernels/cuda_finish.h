@@ -83,6 +83,16 @@ cudaError_t cuda_sample_launch(const struct cuda_batch *batch, const struct cuda
                                const float *logits, int vocab_size, int max_heads,
                                cudaStream_t stream);
 
+/* ---- cuda_finish.c: the two halves of kernels_finish, before and after the head's linear -------
+ */
+struct cuda_stream;
+
+/* gate and bias NULL: lambda is 0. */
+enum status cuda_finish_exits(struct cuda_stream *s, const float *y, int d, const float *gate,
+                              const float *bias, int max_heads, struct err *err);
+enum status cuda_finish_draw(struct cuda_stream *s, const float *logits, int max_heads,
+                             struct err *err);
+
 /* kernels_gate on n <= CUDA_GATE_ROWS rows. */
 cudaError_t cuda_gate_launch(float *lambda, const float *x, const struct cuda_gate_rows *rows,
                              int n, int d, const float *w, const float *bias, cudaStream_t stream);
