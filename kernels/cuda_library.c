@@ -90,6 +90,6 @@ enum status cuda_library_check(const struct cuda_library *library, cublasStatus_
     if (code == CUBLAS_STATUS_SUCCESS)
         return STATUS_OK;
     const char *why = library->cublasLtGetStatusString(code);
-    return err_set(err, STATUS_INTERNAL, "%s: cuBLASLt says %s (%d)", what,
-                   why != NULL ? why : "nothing", (int)code);
+    return err_set(err, code == CUBLAS_STATUS_ALLOC_FAILED ? STATUS_NO_MEMORY : STATUS_INTERNAL,
+                   "%s: cuBLASLt says %s (%d)", what, why != NULL ? why : "nothing", (int)code);
 }

@@ -40,7 +40,7 @@ struct cuda_library {
 enum status cuda_library_open(struct cuda_library *out, struct err *err);
 void cuda_library_close(struct cuda_library *library);
 
-/* STATUS_OK, or INTERNAL with what was tried and what cuBLASLt says. */
+/* STATUS_OK, or NO_MEMORY or INTERNAL with what was tried and what cuBLASLt says. */
 enum status cuda_library_check(const struct cuda_library *library, cublasStatus_t code,
                                const char *what, struct err *err);
 

@@ -389,8 +389,9 @@ static enum status linear_begin(struct cuda_stream *s, enum dtype y_dtype, struc
         return err_set(err, STATUS_INVALID, "linear: outputs of %s; use f32 or bf16",
                        dtype_name(y_dtype));
     enum cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-    enum status st =
-        cuda_check(cudaStreamIsCapturing(s->stream, &capture), "the stream's state", err);
+    enum status st = cuda_use(cuda_kernels_of(&s->base), err);
+    if (st == STATUS_OK)
+        st = cuda_check(cudaStreamIsCapturing(s->stream, &capture), "the stream's state", err);
     if (st == STATUS_OK && s->linear == NULL && capture == cudaStreamCaptureStatusNone)
         st = cuda_linear_reserve(s, err);
     if (st != STATUS_OK)

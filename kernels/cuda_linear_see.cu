@@ -39,8 +39,9 @@ extern "C" cudaError_t cuda_linear_see(cudaStream_t stream, const void *y, bool 
                                        int m, int ld, struct cuda_linear_seen *seen)
 {
     const size_t n_elements = (size_t)n * (size_t)m;
-    const size_t blocks = (n_elements + SEE_THREADS - 1) / SEE_THREADS;
-    return CUDA_LAUNCH((see_kernel),
-                       dim3((unsigned)(blocks > SEE_MAX_BLOCKS ? SEE_MAX_BLOCKS : blocks)),
-                       dim3(SEE_THREADS), 0, stream, y, is_f32, n_elements, m, ld, seen);
+    size_t n_blocks = (n_elements + SEE_THREADS - 1) / SEE_THREADS;
+    if (n_blocks > SEE_MAX_BLOCKS)
+        n_blocks = SEE_MAX_BLOCKS;
+    return CUDA_LAUNCH((see_kernel), dim3((unsigned)n_blocks), dim3(SEE_THREADS), 0, stream, y,
+                       is_f32, n_elements, m, ld, seen);
 }

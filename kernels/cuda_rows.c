@@ -140,7 +140,7 @@ static enum status rows_transfer(struct rows_transfer *t, void *const *host, con
                                  int n, struct err *err)
 {
     const size_t len = (size_t)t->d * sizeof(float);
-    enum status st = STATUS_OK;
+    enum status st = cuda_use(cuda_kernels_of(&t->cuda->base), err);
     for (int i = 0; i < n && st == STATUS_OK;) {
         const int run = rows_run_length(host + i, n - i, len);
         char *address = rows_device_address(host[i], (size_t)run * len);

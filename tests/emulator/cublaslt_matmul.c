@@ -406,7 +406,12 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     p.d = d;
     p.workspace = workspace;
     p.alpha = factor;
-    return emulator_enqueue(stream, "cublasLtMatmul", product_run, &p, sizeof p) == cudaSuccess
-               ? CUBLAS_STATUS_SUCCESS
-               : CUBLAS_STATUS_EXECUTION_FAILED;
+    switch (emulator_enqueue(stream, "cublasLtMatmul", product_run, &p, sizeof p)) {
+    case cudaSuccess:
+        return CUBLAS_STATUS_SUCCESS;
+    case cudaErrorMemoryAllocation:
+        return CUBLAS_STATUS_ALLOC_FAILED;
+    default:
+        return CUBLAS_STATUS_EXECUTION_FAILED;
+    }
 }
