@@ -178,8 +178,8 @@ static void assert_row(const struct fixture *f, struct sampler *sampler, int i)
     const struct kernels_outcome *o = &f->outcomes[i];
     const struct sampling_params *p = &f->params[i].sampling;
     const float *logits = f->logits + (size_t)i * (size_t)f->vocab;
-    enum status st = sampler_sample(sampler, &f->params[i], logits, NULL, f->live[i].position + 1,
-                                    &want, NULL);
+    enum status st =
+        sampler_sample(sampler, &f->params[i], logits, NULL, f->live[i].position + 1, &want, NULL);
     assert_int_equal(o->failure, st);
     assert_int_equal(o->is_exit, st == STATUS_OK);
     assert_false(o->has_logits);
