@@ -2,8 +2,6 @@
  * against a plain version on the host. On a GPU, or on the emulated one. */
 #include "tests/unit.h"
 
-#ifdef CAROUSEL_CUDA
-
 #include "kernels/cuda_finish.h"
 #include "kernels/exit_rule.h"
 
@@ -415,13 +413,3 @@ int main(void)
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
-
-#else
-
-int main(void)
-{
-    printf("test_cuda_finish: skipped: built without CUDA\n");
-    return 0;
-}
-
-#endif

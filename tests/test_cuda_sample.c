@@ -2,8 +2,6 @@
  * over random logits and parameters. On a GPU, or on the emulated one. */
 #include "tests/unit.h"
 
-#ifdef CAROUSEL_CUDA
-
 #include "kernels/cuda_finish.h"
 #include "kernels/rng.h"
 #include "worker/sampler.h"
@@ -386,13 +384,3 @@ int main(void)
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
-
-#else
-
-int main(void)
-{
-    printf("test_cuda_sample: skipped: built without CUDA\n");
-    return 0;
-}
-
-#endif
