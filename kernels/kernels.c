@@ -190,6 +190,9 @@ enum status kernels_kv_create(struct kernels *k, enum dtype dtype, int n_blocks,
         if (__builtin_mul_overflow(len, (size_t)factors[i], &len))
             return err_set(err, STATUS_NO_MEMORY,
                            "a KV pool of %d blocks exceeds the address space", n_blocks);
+    if (dtype == DTYPE_F32 && k->activation == DTYPE_BF16)
+        return err_set(err, STATUS_UNSUPPORTED, "KV dtype f32 on backend %s: use --kv-dtype bf16",
+                       k->ops->name);
     len = k->ops->kv_bytes(dtype, n_blocks, block_size, n_layers, n_kv_heads, head_dim);
     struct kernels_kv kv = {.dtype = dtype,
                             .n_blocks = n_blocks,
