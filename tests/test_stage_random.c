@@ -60,7 +60,8 @@ static void run_one(uint64_t seed)
                              .max_sequences = 12,
                              .max_batch_rows = 1 + (uint32_t)(dice >> 24) % 24,
                              .prefill_chunk = 1 + (uint32_t)(dice >> 32) % 12,
-                             .batching = (enum batching)((dice >> 40) % 3),
+                             .n_in_flight = 1 + (uint32_t)(dice >> 36) % STAGE_MAX_IN_FLIGHT,
+                             .batching = (enum batching)((dice >> 40) % 4),
                              .batch_ns = 40,
                              .row_ns = 1 + (dice >> 48) % 20};
     ring_create(r, n_workers, &c, seed);
