@@ -124,26 +124,33 @@ static void announce(struct stage *s, const struct stage_flight *flight, uint32_
     stage_output_flag(s, mate, BUNDLE_BUSY, flight->round);
 }
 
-/* Finds the mates that rows of the batch may go to. */
+/* Finds where rows of the batch may go: to which mates, and whether live ones stay. */
 static void find_fed(struct stage *s, struct stage_flight *flight)
 {
-    int ring_size = (int)s->config.ring_size;
+    const int ring_size = (int)s->config.ring_size, own = (int)s->config.ring_index;
     for (int m = 0; m < ring_size; m++)
         flight->may_feed[m] = false;
+    flight->is_live_back = false;
     for (uint32_t i = 0; i < flight->batch.n_segments; i++) {
         const struct batch_segment *segment = &flight->batch.segments[i];
         const struct kernels_segment *geometry = &flight->batch.geometry[i];
         const struct sequence_params *p = segment->params;
         uint32_t first = (uint32_t)geometry->first_position, n = (uint32_t)geometry->n_rows;
         uint32_t last = first + n - 1;
+        int feeds[2], n_feeds = 0;
         if (segment->loop < p->max_loops &&
             (segment->has_live || stage_forward_is_eager(p, first, n)))
-            flight->may_feed[ring_worker(ring_size, p->ring_offset, segment->loop + 1)] = true;
+            feeds[n_feeds++] = ring_worker(ring_size, p->ring_offset, segment->loop + 1);
         if (segment->has_live && exit_rule_may_exit(p, segment->loop, last) &&
             !stage_forward_is_end(s, p, last + 1))
-            flight->may_feed[ring_worker(ring_size, p->ring_offset, 1)] = true;
+            feeds[n_feeds++] = ring_worker(ring_size, p->ring_offset, 1);
+        for (int j = 0; j < n_feeds; j++) {
+            if (feeds[j] != own)
+                flight->may_feed[feeds[j]] = true;
+            else if (segment->has_live)
+                flight->is_live_back = true;
+        }
     }
-    flight->may_feed[s->config.ring_index] = false;
 }
 
 void stage_batch_retire(struct stage *s)
@@ -203,6 +210,15 @@ static uint32_t count_busy(const struct stage *s)
     return n;
 }
 
+/* Whether live rows of a running batch may come back to this worker. */
+static bool is_live_back(const struct stage *s)
+{
+    bool is_back = false;
+    for (uint32_t i = 0; i < s->n_running; i++)
+        is_back = is_back || s->flights[(s->oldest + i) % s->config.n_in_flight].is_live_back;
+    return is_back;
+}
+
 /* Whether the batching rule lets a batch start now; if not, *again_ns says how long until it is to
  * be asked again at the latest, 0: at the next event. */
 static bool may_start(struct stage *s, uint64_t now_ns, uint64_t *again_ns)
@@ -211,6 +227,9 @@ static bool may_start(struct stage *s, uint64_t now_ns, uint64_t *again_ns)
      * begun: what starts now would run no sooner than when that one has ended, and by then its rows
      * and others may have come. */
     const bool is_behind = s->n_running > 0;
+    *again_ns = 0;
+    if (is_behind && s->config.batching != BATCHING_GREEDY && is_live_back(s))
+        return false;
     struct knee_input in = {.batching = s->config.batching,
                             .n_ready = s->n_ready,
                             .max_rows = s->config.max_batch_rows,
@@ -219,7 +238,6 @@ static bool may_start(struct stage *s, uint64_t now_ns, uint64_t *again_ns)
                             .n_busy_mates = is_behind ? 1 : count_busy(s),
                             .waited_ns = is_behind ? 0 : now_ns - s->waiting_since_ns,
                             .deadline_ns = s->config.wait_deadline_ns};
-    *again_ns = 0;
     if (knee_should_start(&in, again_ns))
         return true;
     if (is_behind)
@@ -260,11 +278,9 @@ void stage_batch_consider(struct stage *s, const struct stage_event *event)
     s->output.start = &flight->batch;
     s->counters.n_batches++;
     s->counters.n_rows += flight->batch.n_rows;
-    if (s->config.batching != BATCHING_GREEDY) {
-        find_fed(s, flight);
-        for (uint32_t m = 0; m < s->config.ring_size; m++)
-            announce(s, flight, m);
-    }
+    find_fed(s, flight);
+    for (uint32_t m = 0; m < s->config.ring_size && s->config.batching != BATCHING_GREEDY; m++)
+        announce(s, flight, m);
     if (s->n_running < s->config.n_in_flight && s->n_ready > 0)
         s->output.wake_at_ns = at_once_ns; /* one step starts one batch: ask for the next */
 }

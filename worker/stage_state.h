@@ -112,7 +112,8 @@ struct stage_flight {
     uint32_t *lanes;   /* [n_segments] lane of each segment */
     uint64_t began_ns; /* its own time: from its start, or from the end of the one before it */
     uint32_t round;
-    bool *may_feed; /* [ring_size] mates its rows may go to */
+    bool *may_feed;    /* [ring_size] mates its rows may go to */
+    bool is_live_back; /* live rows of it may stay on this worker */
 };
 
 struct stage {
