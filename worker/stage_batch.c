@@ -124,7 +124,7 @@ static void announce(struct stage *s, const struct stage_flight *flight, uint32_
     stage_output_flag(s, mate, BUNDLE_BUSY, flight->round);
 }
 
-/* Finds where rows of the batch may go: to which mates, and whether live ones stay. */
+/* Finds where rows of the batch may go: to which mates, and whether live ones come back. */
 static void find_fed(struct stage *s, struct stage_flight *flight)
 {
     const int ring_size = (int)s->config.ring_size, own = (int)s->config.ring_index;
@@ -147,7 +147,7 @@ static void find_fed(struct stage *s, struct stage_flight *flight)
         for (int j = 0; j < n_feeds; j++) {
             if (feeds[j] != own)
                 flight->may_feed[feeds[j]] = true;
-            else if (segment->has_live)
+            else if (segment->has_live && ring_size == 1)
                 flight->is_live_back = true;
         }
     }
@@ -210,7 +210,21 @@ static uint32_t count_busy(const struct stage *s)
     return n;
 }
 
-/* Whether live rows of a running batch may come back to this worker. */
+/* Rows that a batch formed now would take, the budget aside. */
+static uint32_t count_takeable(struct stage *s)
+{
+    uint32_t n = s->n_ready, share = live_share(s), i = 0;
+    if (share == s->queues[QUEUE_LIVE].n)
+        return n;
+    for (uint32_t index = s->queues[QUEUE_LIVE].head; index != CHAIN_NONE; i++) {
+        const struct stage_lane *lane = stage_lane_at(s, index);
+        n -= i >= share ? lane->n_ready : 0;
+        index = lane->next;
+    }
+    return n;
+}
+
+/* Whether live rows of a running batch come back. */
 static bool is_live_back(const struct stage *s)
 {
     bool is_back = false;
@@ -231,7 +245,7 @@ static bool may_start(struct stage *s, uint64_t now_ns, uint64_t *again_ns)
     if (is_behind && s->config.batching != BATCHING_GREEDY && is_live_back(s))
         return false;
     struct knee_input in = {.batching = s->config.batching,
-                            .n_ready = s->n_ready,
+                            .n_ready = is_behind ? count_takeable(s) : s->n_ready,
                             .max_rows = s->config.max_batch_rows,
                             .batch_ns = s->config.batch_ns,
                             .row_ns = s->config.row_ns,

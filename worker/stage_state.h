@@ -113,7 +113,7 @@ struct stage_flight {
     uint64_t began_ns; /* its own time: from its start, or from the end of the one before it */
     uint32_t round;
     bool *may_feed;    /* [ring_size] mates its rows may go to */
-    bool is_live_back; /* live rows of it may stay on this worker */
+    bool is_live_back; /* a ring of one: live rows of it come back here */
 };
 
 struct stage {
