@@ -33,7 +33,7 @@
 #include <stdint.h>
 
 /* Batches that may have been started and not ended. */
-enum { STAGE_MAX_IN_FLIGHT = 2 };
+enum { STAGE_MAX_IN_FLIGHT = KERNELS_MAX_IN_FLIGHT };
 
 struct stage_config {
     uint32_t ring_size, ring_index; /* this worker in its ring */
