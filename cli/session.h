@@ -32,7 +32,7 @@ struct session_options {
     int n_threads;
     uint64_t kv_bytes;
     int kv_dtype; /* 0 auto, 1 f32, 2 bf16 */
-    int block_size, max_batch_rows, prefill_chunk, max_sequences, ring_size;
+    int block_size, max_batch_rows, prefill_chunk, max_sequences, ring_size, n_in_flight;
     int batching; /* enum batching */
     int prefill;  /* enum prefill_policy: for the sequences the subcommand submits */
     double wait_ms;
