@@ -57,7 +57,7 @@ const char *session_backend_name(const struct session_options *o);
 /* Options that make no sense together, before anything is started. STATUS_INVALID. */
 enum status session_check_backend(const struct session_options *o, struct err *err);
 
-enum { SESSION_N_SPECS = 28 };
+enum { SESSION_N_SPECS = 30 };
 /* Defaults; then the option table that fills it: specs[] has room for SESSION_N_SPECS. */
 void session_options_init(struct session_options *o);
 struct option_group session_options_group(struct session_options *o, struct option_spec *specs);

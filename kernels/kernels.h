@@ -94,7 +94,7 @@ struct kernels_device {
     int driver, runtime;   /* CUDA versions, 1000 * major + 10 * minor */
     uint64_t total_bytes;
 };
-/* STATUS_UNSUPPORTED, with why there is none: not built in, no driver, no device; STATUS_NOT_FOUND
+/* STATUS_UNSUPPORTED, with why there is none: not built in, no driver, no device; STATUS_INVALID
  * for a number that is not there, with how many are. */
 enum status kernels_cuda_device(int device, struct kernels_device *out, struct err *err);
 
