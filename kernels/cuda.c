@@ -195,6 +195,21 @@ static enum status cuda_stream_sync(struct kernels_stream *base, struct err *err
     return st;
 }
 
+/* Rows travel from threads that bind no batch. */
+static enum status cuda_rows_leave(struct kernels_stream *s, void *const *host, const float *store,
+                                   const int32_t *slots, int n, int d, struct err *err)
+{
+    enum status st = cuda_use(cuda_kernels_of(s), err);
+    return st == STATUS_OK ? cuda_rows_to_host(s, host, store, slots, n, d, err) : st;
+}
+
+static enum status cuda_rows_arrive(struct kernels_stream *s, float *store, const int32_t *slots,
+                                    const void *const *host, int n, int d, struct err *err)
+{
+    enum status st = cuda_use(cuda_kernels_of(s), err);
+    return st == STATUS_OK ? cuda_rows_from_host(s, store, slots, host, n, d, err) : st;
+}
+
 static const struct kernels_ops cuda_ops = {
     .name = "cuda",
     .destroy = cuda_destroy,
@@ -223,8 +238,8 @@ static const struct kernels_ops cuda_ops = {
     .load_rows = cuda_load_rows,
     .store_rows = cuda_store_rows,
     .gather_rows = cuda_gather_rows,
-    .rows_to_host = cuda_rows_to_host,
-    .rows_from_host = cuda_rows_from_host,
+    .rows_to_host = cuda_rows_leave,
+    .rows_from_host = cuda_rows_arrive,
     .linear = cuda_linear,
     .rms_norm = cuda_rms_norm,
     .residual_norm = cuda_residual_norm,

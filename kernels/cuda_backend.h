@@ -91,8 +91,9 @@ static inline struct cuda_stream *cuda_stream_of(struct kernels_stream *s)
  * cudaErrorMemoryAllocation, else INTERNAL. */
 enum status cuda_check(cudaError_t code, const char *what, struct err *err);
 
-/* Makes the backend's device the calling thread's; cheap when it is already. The functions of
- * cuda_memory.c, cuda_bind.c and cuda_graph.c do it themselves. */
+/* Makes the backend's device the calling thread's; cheap when it is already. What a thread may call
+ * first does it: memory, copies, rows in and out, bind, recording. Operations on a bound batch are
+ * launched by the thread that bound it. */
 enum status cuda_use(const struct cuda_kernels *k, struct err *err);
 
 /* ---- cuda_linear.c ----------------------------------------------------------------------------

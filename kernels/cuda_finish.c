@@ -85,7 +85,7 @@ size_t cuda_finish_pack_bytes(const struct kernels_limits *limits)
     return (size_t)limits->n_segments * sizeof(struct cuda_live);
 }
 
-static struct cuda_live live_of(const struct kernels_live *live, int32_t wanted_place)
+struct cuda_live cuda_finish_live(const struct kernels_live *live, int32_t wanted_place)
 {
     const struct sequence_params *params = live->params;
     const struct sampling_params *p = &params->sampling;
@@ -120,7 +120,7 @@ void cuda_finish_pack(const struct cuda_stream *s, const struct kernels_batch *b
         cuda_pack_take(pack, (size_t)batch->n_live * sizeof *live, (void *)&out->live);
     int32_t n_wanted = 0;
     for (int32_t i = 0; i < batch->n_live; i++)
-        live[i] = live_of(&batch->live[i], batch->live[i].wants_logits ? n_wanted++ : -1);
+        live[i] = cuda_finish_live(&batch->live[i], batch->live[i].wants_logits ? n_wanted++ : -1);
     assert(n_wanted <= s->base.limits.n_wanted_logits);
 }
 

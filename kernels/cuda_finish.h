@@ -87,6 +87,8 @@ cudaError_t cuda_sample_launch(const struct cuda_batch *batch, const struct cuda
  */
 struct cuda_stream;
 
+/* What kernels read of a live row; wanted_place -1: its logits stay on the device. */
+struct cuda_live cuda_finish_live(const struct kernels_live *live, int32_t wanted_place);
 /* gate and bias NULL: lambda is 0. */
 enum status cuda_finish_exits(struct cuda_stream *s, const float *y, int d, const float *gate,
                               const float *bias, int max_heads, struct err *err);

@@ -115,7 +115,8 @@ enum status cuda_record_end(struct kernels_stream *base, uint64_t key, struct er
     st = cuda_check(cudaStreamEndCapture(s->stream, &graph),
                     "recording (an operation in it failed, or cannot be recorded)", err);
     if (st == STATUS_OK)
-        st = cuda_check(cudaGraphInstantiate(&exec, graph, 0), "making a recording runnable", err);
+        st = cuda_check(cudaGraphInstantiateWithFlags(&exec, graph, 0),
+                        "making a recording runnable", err);
     if (graph != NULL)
         (void)cudaGraphDestroy(graph);
     if (st != STATUS_OK)

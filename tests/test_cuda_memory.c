@@ -154,7 +154,7 @@ static void test_cuda_measure_fills_its_figures(void **state)
 {
     (void)state;
 #ifdef CAROUSEL_CUDA_EMULATED
-    emulator_set_memory((size_t)64 << 20);
+    emulator_set_memory((size_t)128 << 20);
     emulator_set_lazy(false);
 #endif
     struct err err = {0};
