@@ -118,6 +118,7 @@ static void session_worker_config(const struct session *s, struct worker_config 
         .max_batch_rows = (uint32_t)o->max_batch_rows,
         .max_sequences = (uint32_t)o->max_sequences,
         .prefill_chunk = (uint32_t)o->prefill_chunk,
+        .n_in_flight = (uint32_t)o->n_in_flight,
         .batching = (enum batching)o->batching,
         .wait_deadline_ns = (uint64_t)(o->wait_ms * 1e6),
         .trace_bytes = o->trace_bytes,

@@ -28,7 +28,7 @@ struct session_options {
     int n_threads;
     uint64_t kv_bytes;
     int kv_dtype; /* 0 auto, 1 f32, 2 bf16 */
-    int block_size, max_batch_rows, prefill_chunk, max_sequences, ring_size;
+    int block_size, max_batch_rows, prefill_chunk, max_sequences, ring_size, n_in_flight;
     int batching; /* enum batching */
     int prefill;  /* enum prefill_policy: for the sequences the subcommand submits */
     double wait_ms;
@@ -46,7 +46,7 @@ struct session_options {
                                   workers; NULL: all is well */
 };
 
-enum { SESSION_N_SPECS = 24 };
+enum { SESSION_N_SPECS = 28 };
 /* Defaults; then the option table that fills it: specs[] has room for SESSION_N_SPECS. */
 void session_options_init(struct session_options *o);
 struct option_group session_options_group(struct session_options *o, struct option_spec *specs);

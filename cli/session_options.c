@@ -62,6 +62,8 @@ struct option_group session_options_group(struct session_options *o, struct opti
          "prompt rows go deeper at once, or when needed", NULL},
         {"prefill-chunk", 0, OPTION_INT, &o->prefill_chunk, "N", NULL, 1, 65536,
          "a sequence's prompt rows a batch (default 64)", NULL},
+        {"batches-in-flight", 0, OPTION_INT, &o->n_in_flight, "N", NULL, 0, 2,
+         "a worker's, prepared while one runs (0: by backend)", NULL},
         {"wait-limit", 0, OPTION_FLOAT, &o->wait_ms, "MS", NULL, 0, 1e6,
          "longest wait for a fuller batch (0: by cost)", NULL},
         {"no-verify", 0, OPTION_FLAG, &o->no_verify, NULL, NULL, 0, 0,

@@ -56,11 +56,12 @@ enum status replica_write_rows(struct replica *r, const int32_t *slots, uint32_t
 enum status replica_read_rows(struct replica *r, const int32_t *slots, uint32_t n, void *rows,
                               struct err *err);
 
-/* Batches that may be submitted and not collected: 1 where collect computes, 2 on a device. */
+/* Batches in flight that a driver gains from: 1 where collect computes, 2 on a device. Up to
+ * KERNELS_MAX_IN_FLIGHT may be submitted and not collected in any case. */
 uint32_t replica_depth(const struct replica *r);
 /* Takes a batch; on a device its work is queued behind that of the batches before. The batch and
  * its arrays are borrowed until it has been collected. STATUS_INTERNAL for a batch that cannot be
- * (our own mistake), or one more than replica_depth; any error means that the backend is lost. */
+ * (our own mistake), or one too many; any error means that the backend is lost. */
 enum status replica_submit(struct replica *r, const struct batch *batch, struct err *err);
 /* The result of the oldest batch that was submitted, which must be there; waits for it, or computes
  * it now. A batch is: load rows, the block once, final norm, store rows, gate on live and observed

@@ -24,6 +24,7 @@ struct worker_config {
     uint32_t max_batch_rows;
     uint32_t max_sequences;
     uint32_t prefill_chunk;
+    uint32_t n_in_flight; /* batches at once, 1 or 2; 0: as many as the backend gains from */
     enum batching batching;
     uint64_t wait_deadline_ns; /* 0 = by the rule */
     uint64_t trace_bytes;      /* of the ring buffer of trace records; 0: nothing is recorded */

@@ -13,7 +13,7 @@ void worker_clock(struct worker *w, uint64_t now_ns)
 {
     w->activity_ns[w->activity] += now_ns - w->activity_since_ns;
     w->activity_since_ns = now_ns;
-    w->activity = w->running != NULL   ? WORKER_COMPUTING
+    w->activity = w->n_running > 0     ? WORKER_COMPUTING
                   : w->wake_at_ns != 0 ? WORKER_WAITING
                                        : WORKER_STARVED;
 }
@@ -129,14 +129,13 @@ enum status worker_step(struct worker *w, const struct stage_event *event, struc
 
     w->wake_at_ns = out->wake_at_ns;
     if (out->start != NULL) {
-        assert(w->running == NULL);
-        w->running = out->start;
+        assert(w->n_running < w->n_in_flight);
+        w->running[w->n_running++] = out->start;
         worker_clock(w, host_now_ns());
         double expected_ns = w->cost.batch_ns + w->cost.row_ns * out->start->n_rows;
-        if (expected_ns < COST_INLINE_BATCH_NS)
-            compute_run_here(w->compute, out->start);
-        else
-            compute_start(w->compute, out->start);
+        if (w->n_in_flight > 1 || expected_ns >= COST_INLINE_BATCH_NS)
+            return compute_start(w->compute, out->start, err);
+        compute_run_here(w->compute, out->start);
     }
     return STATUS_OK;
 }

@@ -116,6 +116,7 @@ static enum status worker_build(struct worker *w, const struct control_welcome *
     status = worker_trace_create(w, err);
     if (status != STATUS_OK)
         return status;
+    w->n_in_flight = config->n_in_flight > 0 ? config->n_in_flight : replica_depth(w->replica);
     struct stage_config stage = {
         .ring_size = w->ring_size,
         .ring_index = w->ring_index,
@@ -127,6 +128,7 @@ static enum status worker_build(struct worker *w, const struct control_welcome *
         .max_sequences = config->max_sequences,
         .max_batch_rows = config->max_batch_rows,
         .prefill_chunk = config->prefill_chunk,
+        .n_in_flight = w->n_in_flight,
         .batching = config->batching,
         .wait_deadline_ns = config->wait_deadline_ns,
         .batch_ns = batch_ns,

@@ -36,7 +36,9 @@ struct worker {
     uint32_t ring_size, ring_index;
     int ring_first_rank; /* rank of ring index 0 */
 
-    const struct batch *running;    /* NULL: none */
+    uint32_t n_in_flight; /* batches that may be started and not taken */
+    const struct batch *running[STAGE_MAX_IN_FLIGHT]; /* the oldest first */
+    uint32_t n_running;
     struct worker_targets *targets; /* of open observed sequences */
     uint64_t wake_at_ns;            /* the stage wants to be asked again; 0 = no */
     bool is_over;                   /* shutdown has come */
