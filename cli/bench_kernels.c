@@ -18,7 +18,7 @@ enum {
     MAX_ROW_COUNTS = 32,
     MAX_REPEATS = 64,
     MAX_OUT = 49152,
-    MAX_IN = 5632,
+    MAX_IN = 6144, /* of the wider linears, and the q, k and v of an attention's row */
     ATTENTION_CONTEXT = 4096,
 };
 
@@ -111,7 +111,6 @@ static enum status bench_linear(struct bench *b, struct kernels_stream *s,
     const size_t n_places = b->area_len / all;
     struct kernels_weight weights[KERNELS_LINEAR_MAX_JOBS];
     const struct kernels_weight *w[KERNELS_LINEAR_MAX_JOBS];
-    float *y[KERNELS_LINEAR_MAX_JOBS];
     double took[MAX_REPEATS];
     int n_repeats = 1;
     /* The first run warms the scratch and says how long one takes. */
@@ -123,10 +122,9 @@ static enum status bench_linear(struct bench *b, struct kernels_stream *s,
                 .rows = shape->n_out,
                 .cols = shape->n_in};
             w[j] = &weights[j];
-            y[j] = b->y + (size_t)j * (size_t)r->rows * (size_t)shape->n_out;
         }
         double start = bench_now_s();
-        enum status st = kernels_linear(s, y, b->x, w, shape->n_jobs, r->rows, err);
+        enum status st = kernels_linear(s, b->y, DTYPE_F32, b->x, w, shape->n_jobs, r->rows, err);
         if (st == STATUS_OK)
             st = kernels_stream_sync(s, err);
         if (st != STATUS_OK)
@@ -146,16 +144,19 @@ static enum status bench_linear(struct bench *b, struct kernels_stream *s,
 }
 
 /* One row of each of `sequences` at 4096 positions, cycling through layers. */
-static enum status bench_attention(struct bench *b, struct kernels *k, struct kernels_stream *s,
-                                   int n_layers, int sequences, struct bench_result *r,
-                                   struct err *err)
+static enum status bench_attention(struct bench *b, struct kernels *k, int n_layers, int sequences,
+                                   struct bench_result *r, struct err *err)
 {
     enum { HEADS = 16, D = 128, BLOCK = 16, BLOCKS = ATTENTION_CONTEXT / BLOCK, MOST = 4 };
     struct kernels_kv kv;
+    struct kernels_stream *s = NULL;
     enum status st =
         kernels_kv_create(k, DTYPE_BF16, BLOCKS * sequences, BLOCK, n_layers, HEADS, D, &kv, err);
     if (st != STATUS_OK)
         return st;
+    st = kernels_stream_create(k, "attention", &s, err);
+    if (st != STATUS_OK)
+        goto out;
     for (size_t at = 0; at < kv.memory.len_bytes; at += b->area_len) {
         size_t rest = kv.memory.len_bytes - at;
         st = kernels_upload(s, (unsigned char *)kv.memory.data + at, b->area,
@@ -176,11 +177,23 @@ static enum status bench_attention(struct bench *b, struct kernels *k, struct ke
         table[i] = (int)((long)i * 37 % (BLOCKS * sequences));
     const struct kernels_batch batch = {
         .n_rows = sequences, .n_segments = sequences, .segments = segments, .block_table = table};
+    const struct kernels_limits limits = {.n_rows = sequences,
+                                          .n_segments = sequences,
+                                          .n_table = BLOCKS * sequences,
+                                          .block_size = BLOCK,
+                                          .n_heads = HEADS,
+                                          .n_kv_heads = HEADS,
+                                          .head_dim = D};
     double took[MAX_REPEATS];
     int n_repeats = 1;
+    st = kernels_stream_reserve(s, &limits, err);
+    if (st == STATUS_OK)
+        st = kernels_bind(s, &batch, &kv, 0, err);
+    if (st != STATUS_OK)
+        goto out;
     for (int i = -1; i < n_repeats; i++) {
         double start = bench_now_s();
-        st = kernels_attention(s, b->y, b->x, HEADS, &batch, &kv, (i + 1) % n_layers, err);
+        st = kernels_attention(s, b->y, b->x, HEADS, &kv, (i + 1) % n_layers, sequences, err);
         if (st == STATUS_OK)
             st = kernels_stream_sync(s, err);
         if (st != STATUS_OK)
@@ -196,6 +209,7 @@ static enum status bench_attention(struct bench *b, struct kernels *k, struct ke
     r->flops = 4.0 * sequences * ATTENTION_CONTEXT * HEADS * D;
     r->bytes = 4.0 * sequences * ATTENTION_CONTEXT * HEADS * D; /* K and V, two bytes each */
 out:
+    kernels_stream_destroy(s);
     kernels_kv_destroy(k, &kv);
     return st;
 }
@@ -232,7 +246,7 @@ static enum status bench_threads(struct bench *b, int n_threads, struct err *err
         struct bench_result r = {.shape = "attention_decode_4k", .rows = sequences};
         /* About the footprint of the weights: 32 MiB a layer and sequence. */
         int n_layers = (int)(b->area_len >> 25) / sequences;
-        st = bench_attention(b, k, s, n_layers, sequences, &r, err);
+        st = bench_attention(b, k, n_layers, sequences, &r, err);
         if (st == STATUS_OK)
             print_result(b, k, &machine, &r);
     }

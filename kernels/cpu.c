@@ -115,6 +115,103 @@ static void cpu_weight_unload(struct kernels *k, struct kernels_weight *w)
     (void)w;
 }
 
+static enum status cpu_weight_load_joined(struct kernels *k, const struct weight *const *w, int n,
+                                          struct kernels_weight *out, struct err *err)
+{
+    for (int j = 0; j < n; j++)
+        (void)cpu_weight_load(k, w[j], &out[j], err);
+    return STATUS_OK;
+}
+
+static enum status cpu_weights_ready(struct kernels *k, struct err *err)
+{
+    (void)k;
+    (void)err;
+    return STATUS_OK;
+}
+
+static enum status cpu_host_alloc(struct kernels *k, size_t len_bytes, void **out, struct err *err)
+{
+    enum { ALIGNMENT = 64 };
+    (void)k;
+    size_t rounded = (len_bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    void *data = rounded < len_bytes ? NULL : aligned_alloc(ALIGNMENT, rounded);
+    if (data == NULL)
+        return err_set(err, STATUS_NO_MEMORY, "no memory for %zu bytes on the host", len_bytes);
+    *out = data;
+    return STATUS_OK;
+}
+
+static void cpu_host_free(struct kernels *k, void *host)
+{
+    (void)k;
+    free(host);
+}
+
+static enum status cpu_device_memory(struct kernels *k, struct kernels_memory *out, struct err *err)
+{
+    (void)k;
+    (void)err;
+    *out = (struct kernels_memory){0};
+    return STATUS_OK;
+}
+
+/* ---- batches and recording: operations run at once and read the bound batch where it lies ------
+ */
+
+static enum status cpu_stream_reserve(struct kernels_stream *s, const struct kernels_limits *limits,
+                                      struct err *err)
+{
+    (void)s;
+    (void)limits;
+    (void)err;
+    return STATUS_OK;
+}
+
+static enum status cpu_bind(struct kernels_stream *s, const struct kernels_batch *batch,
+                            const struct kernels_kv *kv, int flight, struct err *err)
+{
+    (void)s;
+    (void)batch;
+    (void)kv;
+    (void)flight;
+    (void)err;
+    return STATUS_OK;
+}
+
+static enum status cpu_mark(struct kernels_stream *s, int flight, struct err *err)
+{
+    (void)s;
+    (void)flight;
+    (void)err;
+    return STATUS_OK;
+}
+
+static enum status cpu_record_begin(struct kernels_stream *s, struct err *err)
+{
+    (void)s;
+    (void)err;
+    return STATUS_OK;
+}
+
+static enum status cpu_record_end(struct kernels_stream *s, uint64_t key, struct err *err)
+{
+    (void)s;
+    (void)key;
+    (void)err;
+    return STATUS_OK;
+}
+
+static enum status cpu_replay(struct kernels_stream *s, uint64_t key, bool *is_done,
+                              struct err *err)
+{
+    (void)s;
+    (void)key;
+    (void)err;
+    *is_done = false;
+    return STATUS_OK;
+}
+
 static const struct kernels_ops cpu_ops = {
     .name = "cpu",
     .destroy = cpu_destroy,
@@ -127,10 +224,24 @@ static const struct kernels_ops cpu_ops = {
     .download = cpu_download,
     .weight_load = cpu_weight_load,
     .weight_unload = cpu_weight_unload,
+    .weight_load_joined = cpu_weight_load_joined,
+    .weights_ready = cpu_weights_ready,
+    .host_alloc = cpu_host_alloc,
+    .host_free = cpu_host_free,
+    .device_memory = cpu_device_memory,
+    .record_begin = cpu_record_begin,
+    .record_end = cpu_record_end,
+    .replay = cpu_replay,
     .kv_bytes = cpu_kv_bytes,
+    .stream_reserve = cpu_stream_reserve,
+    .bind = cpu_bind,
+    .mark = cpu_mark,
+    .wait = cpu_mark,
     .load_rows = cpu_load_rows,
     .store_rows = cpu_store_rows,
     .gather_rows = cpu_gather_rows,
+    .rows_to_host = cpu_rows_to_host,
+    .rows_from_host = cpu_rows_from_host,
     .linear = cpu_linear,
     .rms_norm = cpu_rms_norm,
     .residual_norm = cpu_residual_norm,
@@ -164,6 +275,7 @@ enum status kernels_cpu_create(const struct kernels_options *options, struct ker
     if (cpu == NULL)
         return err_set(err, STATUS_NO_MEMORY, "no memory for the CPU backend");
     cpu->base.ops = &cpu_ops;
+    cpu->base.activation = DTYPE_F32;
     cpu->base.n_threads = n_threads;
     snprintf(cpu->base.isa, sizeof cpu->base.isa, "%s", level->name);
     cpu->level = level;

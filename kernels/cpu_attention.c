@@ -22,8 +22,8 @@ size_t cpu_kv_bytes(enum dtype dtype, int n_blocks, int block_size, int n_layers
 
 struct attention_run {
     const struct cpu_backend *cpu;
-    float *out;
-    const float *q;
+    float *out;       /* [n, H*D] */
+    const float *qkv; /* [n, (H + 2G) * D] */
     int n_heads;
     const struct kernels_batch *batch;
     const struct kernels_kv *kv;
@@ -49,17 +49,18 @@ static void attention_piece_run(const struct attention_run *run,
     const long n_queries = (long)segment->n_rows * group;
     const int first = (int)(n_queries * tile / n_tiles);
     const int end = (int)(n_queries * (tile + 1) / n_tiles);
-    const size_t row_floats = (size_t)run->n_heads * (size_t)kv->head_dim;
+    const size_t out_row = (size_t)run->n_heads * (size_t)kv->head_dim;
+    const size_t qkv_row = out_row + 2 * (size_t)kv->n_kv_heads * (size_t)kv->head_dim;
     const size_t half = (size_t)kv->block_size * (size_t)kv->head_dim * dtype_bytes(kv->dtype);
     const float *q[CPU_TILE_ROWS];
     float *out[CPU_TILE_ROWS];
     int32_t n_visible[CPU_TILE_ROWS];
     for (int i = first; i < end; i++) {
         int row = i / group, head = kv_head * group + i % group;
-        size_t at =
-            (size_t)(segment->first_row + row) * row_floats + (size_t)head * (size_t)kv->head_dim;
-        q[i - first] = run->q + at;
-        out[i - first] = run->out + at;
+        const size_t at = (size_t)(segment->first_row + row);
+        const size_t column = (size_t)head * (size_t)kv->head_dim;
+        q[i - first] = run->qkv + at * qkv_row + column;
+        out[i - first] = run->out + at * out_row + column;
         n_visible[i - first] = segment->first_position + row + 1;
     }
     const struct cpu_attention_piece piece = {
@@ -100,14 +101,15 @@ static void attention_work(void *context, int thread)
     }
 }
 
-enum status cpu_attention(struct kernels_stream *s, float *out, const float *q, int n_heads,
-                          const struct kernels_batch *batch, const struct kernels_kv *kv, int layer,
-                          struct err *err)
+enum status cpu_attention(struct kernels_stream *s, void *out, const void *qkv, int n_heads,
+                          const struct kernels_kv *kv, int layer, int n, struct err *err)
 {
+    (void)n;
+    const struct kernels_batch *batch = s->batch;
     struct cpu_backend *cpu = cpu_backend_of(s);
     struct attention_run run = {.cpu = cpu,
                                 .out = out,
-                                .q = q,
+                                .qkv = qkv,
                                 .n_heads = n_heads,
                                 .batch = batch,
                                 .kv = kv,

@@ -157,37 +157,37 @@ enum status cpu_backend_gain(struct cpu_backend *cpu, int slot, const struct ker
  */
 
 /* cpu_linear.c */
-enum status cpu_linear(struct kernels_stream *s, float *const *y, const float *x,
+enum status cpu_linear(struct kernels_stream *s, void *y, enum dtype y_dtype, const void *x,
                        const struct kernels_weight *const *w, int n_jobs, int n, struct err *err);
-/* cpu_attention.c */
+/* cpu_rope.c, cpu_attention.c */
 size_t cpu_kv_bytes(enum dtype dtype, int n_blocks, int block_size, int n_layers, int n_kv_heads,
                     int head_dim);
 enum status cpu_rope_tables(struct kernels_stream *s, float *cos_table, float *sin_table,
-                            const struct kernels_batch *batch, int head_dim, double theta,
-                            struct err *err);
-enum status cpu_rope_append(struct kernels_stream *s, float *q, float *k_rows, const float *v_rows,
-                            int n_heads, const float *cos_table, const float *sin_table,
-                            const struct kernels_batch *batch, const struct kernels_kv *kv,
-                            int layer, struct err *err);
-enum status cpu_attention(struct kernels_stream *s, float *out, const float *q, int n_heads,
-                          const struct kernels_batch *batch, const struct kernels_kv *kv, int layer,
-                          struct err *err);
+                            int head_dim, double theta, int n, struct err *err);
+enum status cpu_rope_append(struct kernels_stream *s, void *qkv, int n_heads,
+                            const float *cos_table, const float *sin_table,
+                            const struct kernels_kv *kv, int layer, int n, struct err *err);
+enum status cpu_attention(struct kernels_stream *s, void *out, const void *qkv, int n_heads,
+                          const struct kernels_kv *kv, int layer, int n, struct err *err);
 /* cpu_rows.c */
 enum status cpu_load_rows(struct kernels_stream *s, float *x, const float *store,
-                          const int32_t *slots, const struct kernels_weight *embed,
-                          const int32_t *ids, int n, struct err *err);
-enum status cpu_store_rows(struct kernels_stream *s, float *store, const int32_t *slots,
-                           const float *x, int n, int d, struct err *err);
-enum status cpu_gather_rows(struct kernels_stream *s, float *y, const float *x, const int32_t *rows,
+                          const struct kernels_weight *embed, int n, struct err *err);
+enum status cpu_store_rows(struct kernels_stream *s, float *store, const float *x, int n, int d,
+                           struct err *err);
+enum status cpu_gather_rows(struct kernels_stream *s, void *y, const float *x, const int32_t *rows,
                             int n_selected, int d, struct err *err);
-enum status cpu_rms_norm(struct kernels_stream *s, float *y, const float *x,
+enum status cpu_rows_to_host(struct kernels_stream *s, void *const *host, const float *store,
+                             const int32_t *slots, int n, int d, struct err *err);
+enum status cpu_rows_from_host(struct kernels_stream *s, float *store, const int32_t *slots,
+                               const void *const *host, int n, int d, struct err *err);
+enum status cpu_rms_norm(struct kernels_stream *s, void *y, enum dtype y_dtype, const float *x,
                          const struct kernels_weight *gain, int n, float eps, struct err *err);
 enum status cpu_residual_norm(struct kernels_stream *s, float *h, const float *branch,
-                              const struct kernels_weight *gain_branch, float *y,
+                              const struct kernels_weight *gain_branch, void *y, enum dtype y_dtype,
                               const struct kernels_weight *gain_next, int n, int d, float eps,
                               struct err *err);
-enum status cpu_swiglu(struct kernels_stream *s, float *y, const float *gate, const float *up,
-                       int n, int f, struct err *err);
+enum status cpu_swiglu(struct kernels_stream *s, void *y, const void *x, int n, int f,
+                       struct err *err);
 enum status cpu_gate(struct kernels_stream *s, float *lambda, const float *x, const int32_t *rows,
                      int n_selected, const struct kernels_weight *w,
                      const struct kernels_weight *bias, struct err *err);

@@ -12,7 +12,8 @@ enum {
 
 struct linear_run {
     const struct cpu_backend *cpu;
-    float *const *y;
+    float *y; /* [n, y_stride]: the outputs of all weights side by side */
+    size_t y_stride;
     const struct kernels_weight *const *w;
     int n_jobs, n, k;
     const float *packed[2]; /* for straight and for bf16 weights */
@@ -50,8 +51,11 @@ static struct cpu_linear_piece linear_piece_at(const struct linear_run *run, int
 {
     int row = index / run->n_out_blocks * run->row_block;
     int block = index % run->n_out_blocks, job = 0;
-    while (block >= out_blocks(run->cpu, run->w[job]))
-        block -= out_blocks(run->cpu, run->w[job++]);
+    size_t column = 0; /* of the weight's first output */
+    while (block >= out_blocks(run->cpu, run->w[job])) {
+        block -= out_blocks(run->cpu, run->w[job]);
+        column += (size_t)run->w[job++]->rows;
+    }
     const struct kernels_weight *w = run->w[job];
     const struct cpu_linear *method = linear_method(run->cpu, w);
     const int first = block * method->out_block;
@@ -65,8 +69,8 @@ static struct cpu_linear_piece linear_piece_at(const struct linear_run *run, int
         .n = run->n - row < run->row_block ? run->n - row : run->row_block,
         .x = run->packed[w->dtype == DTYPE_BF16] +
              (size_t)(index / run->n_out_blocks) * row_block_floats,
-        .y = run->y[job] + (size_t)row * (size_t)w->rows + first,
-        .y_stride = (size_t)w->rows,
+        .y = run->y + (size_t)row * run->y_stride + column + (size_t)first,
+        .y_stride = run->y_stride,
     };
 }
 
@@ -115,9 +119,10 @@ static enum status linear_pack(struct cpu_backend *cpu, struct linear_run *run, 
     return STATUS_OK;
 }
 
-enum status cpu_linear(struct kernels_stream *s, float *const *y, const float *x,
+enum status cpu_linear(struct kernels_stream *s, void *y, enum dtype y_dtype, const void *x,
                        const struct kernels_weight *const *w, int n_jobs, int n, struct err *err)
 {
+    (void)y_dtype; /* F32 is the activation type, too */
     struct cpu_backend *cpu = cpu_backend_of(s);
     struct linear_run run = {.cpu = cpu, .y = y, .w = w, .n_jobs = n_jobs, .n = n, .k = w[0]->cols};
     /* Rows are cut alike for all weights: as the first asks. */
@@ -131,6 +136,7 @@ enum status cpu_linear(struct kernels_stream *s, float *const *y, const float *x
         size_t need = linear_method(cpu, w[j])->scratch_floats(run.row_block);
         sums = need > sums ? need : sums;
         run.n_out_blocks += out_blocks(cpu, w[j]);
+        run.y_stride += (size_t)w[j]->rows;
     }
     for (int t = 0; t < cpu->base.n_threads; t++) {
         st = cpu_scratch_grow(&cpu->threads[t], sums * sizeof(float), "linear", err);

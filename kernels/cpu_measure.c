@@ -97,6 +97,7 @@ enum status cpu_measure(struct kernels *k, struct kernels_machine *out, struct e
     double read_s = measure_samples(cpu, measure_read, &run, n_samples);
     cpu_memory_unmap(data, measure_bytes);
     double fma_s = measure_samples(cpu, measure_fma, &run, MEASURE_FMA_PASSES);
+    *out = (struct kernels_machine){0};
     out->peak_gflops = run.flops * n_threads / fma_s * 1e-9;
     out->read_gbytes_s = (double)run.slice_bytes * n_threads / read_s * 1e-9;
     return STATUS_OK;

@@ -10,8 +10,7 @@ struct rope_run {
     const float *cos_table, *sin_table;
     int head_dim;
     double theta;
-    float *q, *k_rows;
-    const float *v_rows;
+    float *qkv; /* [n, (H + 2G) * D] */
     int n_heads;
     const struct kernels_batch *batch;
     const struct kernels_kv *kv;
@@ -78,9 +77,11 @@ static void rope_append_row(const struct rope_run *run, const struct kernels_seg
     const size_t row = (size_t)(segment->first_row + r);
     const float *cosine = run->cos_table + row * (size_t)(d / 2);
     const float *sine = run->sin_table + row * (size_t)(d / 2);
-    const size_t kv_row = row * (size_t)kv->n_kv_heads * (size_t)d;
-    rope_rotate(run->q + row * (size_t)run->n_heads * (size_t)d, run->n_heads, d, cosine, sine);
-    rope_rotate(run->k_rows + kv_row, kv->n_kv_heads, d, cosine, sine);
+    float *q = run->qkv + row * (size_t)(run->n_heads + 2 * kv->n_kv_heads) * (size_t)d;
+    float *k = q + (size_t)run->n_heads * (size_t)d;
+    const float *v = k + (size_t)kv->n_kv_heads * (size_t)d;
+    rope_rotate(q, run->n_heads, d, cosine, sine);
+    rope_rotate(k, kv->n_kv_heads, d, cosine, sine);
     const int position = segment->first_position + r;
     const size_t block =
         (size_t)run->batch->block_table[segment->first_block + position / kv->block_size];
@@ -91,8 +92,8 @@ static void rope_append_row(const struct rope_run *run, const struct kernels_seg
         (block * (size_t)kv->n_layers + (size_t)run->layer) * (size_t)kv->n_kv_heads * 2 * half +
         (size_t)(position % kv->block_size) * row_bytes;
     for (int g = 0; g < kv->n_kv_heads; g++, at += 2 * half) {
-        kv_write(at, run->k_rows + kv_row + (size_t)g * (size_t)d, d, kv->dtype);
-        kv_write(at + half, run->v_rows + kv_row + (size_t)g * (size_t)d, d, kv->dtype);
+        kv_write(at, k + (size_t)g * (size_t)d, d, kv->dtype);
+        kv_write(at + half, v + (size_t)g * (size_t)d, d, kv->dtype);
     }
 }
 
@@ -125,38 +126,36 @@ static void rope_run(struct cpu_backend *cpu, struct rope_run *run, size_t n_ele
 }
 
 enum status cpu_rope_tables(struct kernels_stream *s, float *cos_table, float *sin_table,
-                            const struct kernels_batch *batch, int head_dim, double theta,
-                            struct err *err)
+                            int head_dim, double theta, int n, struct err *err)
 {
+    (void)n;
     (void)err;
     struct rope_run run = {.cos_out = cos_table,
                            .sin_out = sin_table,
                            .head_dim = head_dim,
                            .theta = theta,
-                           .batch = batch};
+                           .batch = s->batch};
     /* An angle costs as much as tens of rotations. */
-    rope_run(cpu_backend_of(s), &run, (size_t)batch->n_rows * (size_t)head_dim * 32,
+    rope_run(cpu_backend_of(s), &run, (size_t)s->batch->n_rows * (size_t)head_dim * 32,
              rope_tables_work);
     return STATUS_OK;
 }
 
-enum status cpu_rope_append(struct kernels_stream *s, float *q, float *k_rows, const float *v_rows,
-                            int n_heads, const float *cos_table, const float *sin_table,
-                            const struct kernels_batch *batch, const struct kernels_kv *kv,
-                            int layer, struct err *err)
+enum status cpu_rope_append(struct kernels_stream *s, void *qkv, int n_heads,
+                            const float *cos_table, const float *sin_table,
+                            const struct kernels_kv *kv, int layer, int n, struct err *err)
 {
+    (void)n;
     (void)err;
     struct rope_run run = {.cos_table = cos_table,
                            .sin_table = sin_table,
                            .head_dim = kv->head_dim,
-                           .q = q,
-                           .k_rows = k_rows,
-                           .v_rows = v_rows,
+                           .qkv = qkv,
                            .n_heads = n_heads,
-                           .batch = batch,
+                           .batch = s->batch,
                            .kv = kv,
                            .layer = layer};
     size_t row = (size_t)(n_heads + 2 * kv->n_kv_heads) * (size_t)kv->head_dim;
-    rope_run(cpu_backend_of(s), &run, (size_t)batch->n_rows * row, rope_append_work);
+    rope_run(cpu_backend_of(s), &run, (size_t)s->batch->n_rows * row, rope_append_work);
     return STATUS_OK;
 }

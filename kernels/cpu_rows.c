@@ -16,7 +16,7 @@ struct rows_run {
     int n, d, n_threads;
     float eps;
     float *y, *h;
-    const float *x, *x2;
+    const float *x;
     const float *gain, *gain2;
     const int32_t *index, *index2;
     const struct kernels_weight *weight;
@@ -60,37 +60,53 @@ static void load_row(const struct rows_run *run, int i)
 }
 
 enum status cpu_load_rows(struct kernels_stream *s, float *x, const float *store,
-                          const int32_t *slots, const struct kernels_weight *embed,
-                          const int32_t *ids, int n, struct err *err)
+                          const struct kernels_weight *embed, int n, struct err *err)
 {
+    (void)n;
     (void)err;
     struct rows_run run = {.row = load_row,
-                           .n = n,
+                           .n = s->batch->n_rows,
                            .d = embed->cols,
                            .y = x,
                            .x = store,
-                           .index = ids,
-                           .index2 = slots,
+                           .index = s->batch->ids,
+                           .index2 = s->batch->slots,
                            .weight = embed};
     rows_run(cpu_backend_of(s), &run);
     return STATUS_OK;
 }
 
-static void store_row(const struct rows_run *run, int i)
+enum status cpu_store_rows(struct kernels_stream *s, float *store, const float *x, int n, int d,
+                           struct err *err)
 {
-    memcpy(run->y + (size_t)run->index[i] * (size_t)run->d, run->x + row_at(run, i),
-           (size_t)run->d * sizeof *run->y);
-}
-
-enum status cpu_store_rows(struct kernels_stream *s, float *store, const int32_t *slots,
-                           const float *x, int n, int d, struct err *err)
-{
+    (void)n;
     (void)err;
     /* On one thread: a slot named twice then holds the later row, as the order says. */
-    struct rows_run run = {.n_threads = 1, .n = n, .d = d, .y = store, .x = x, .index = slots};
+    const size_t row = (size_t)d;
+    for (int i = 0; i < s->batch->n_rows; i++)
+        memcpy(store + (size_t)s->batch->slots[i] * row, x + (size_t)i * row, row * sizeof *x);
+    return STATUS_OK;
+}
+
+enum status cpu_rows_to_host(struct kernels_stream *s, void *const *host, const float *store,
+                             const int32_t *slots, int n, int d, struct err *err)
+{
     (void)s;
+    (void)err;
+    const size_t row = (size_t)d;
     for (int i = 0; i < n; i++)
-        store_row(&run, i);
+        memcpy(host[i], store + (size_t)slots[i] * row, row * sizeof *store);
+    return STATUS_OK;
+}
+
+enum status cpu_rows_from_host(struct kernels_stream *s, float *store, const int32_t *slots,
+                               const void *const *host, int n, int d, struct err *err)
+{
+    (void)s;
+    (void)err;
+    const size_t row = (size_t)d;
+    for (int i = 0; i < n; i++)
+        memcpy(store + (size_t)slots[i] * row, host[i], row * sizeof *store);
     return STATUS_OK;
 }
 
@@ -100,7 +116,7 @@ static void gather_row(const struct rows_run *run, int i)
            (size_t)run->d * sizeof *run->y);
 }
 
-enum status cpu_gather_rows(struct kernels_stream *s, float *y, const float *x, const int32_t *rows,
+enum status cpu_gather_rows(struct kernels_stream *s, void *y, const float *x, const int32_t *rows,
                             int n_selected, int d, struct err *err)
 {
     (void)err;
@@ -116,9 +132,10 @@ static void norm_row(const struct rows_run *run, int i)
                          run->eps);
 }
 
-enum status cpu_rms_norm(struct kernels_stream *s, float *y, const float *x,
+enum status cpu_rms_norm(struct kernels_stream *s, void *y, enum dtype y_dtype, const float *x,
                          const struct kernels_weight *gain, int n, float eps, struct err *err)
 {
+    (void)y_dtype; /* F32 is the activation type, too */
     struct cpu_backend *cpu = cpu_backend_of(s);
     struct rows_run run = {.row = norm_row, .n = n, .d = gain->cols, .y = y, .x = x, .eps = eps};
     enum status st = cpu_backend_gain(cpu, 0, gain, &run.gain, err);
@@ -137,10 +154,11 @@ static void residual_row(const struct rows_run *run, int i)
 }
 
 enum status cpu_residual_norm(struct kernels_stream *s, float *h, const float *branch,
-                              const struct kernels_weight *gain_branch, float *y,
+                              const struct kernels_weight *gain_branch, void *y, enum dtype y_dtype,
                               const struct kernels_weight *gain_next, int n, int d, float eps,
                               struct err *err)
 {
+    (void)y_dtype; /* F32 is the activation type, too */
     struct cpu_backend *cpu = cpu_backend_of(s);
     struct rows_run run = {
         .row = residual_row, .n = n, .d = d, .y = y, .h = h, .x = branch, .eps = eps};
@@ -157,15 +175,15 @@ enum status cpu_residual_norm(struct kernels_stream *s, float *h, const float *b
 
 static void swiglu_row(const struct rows_run *run, int i)
 {
-    run->level->swiglu(run->y + row_at(run, i), run->x + row_at(run, i), run->x2 + row_at(run, i),
-                       (size_t)run->d);
+    const float *gate = run->x + 2 * row_at(run, i);
+    run->level->swiglu(run->y + row_at(run, i), gate, gate + run->d, (size_t)run->d);
 }
 
-enum status cpu_swiglu(struct kernels_stream *s, float *y, const float *gate, const float *up,
-                       int n, int f, struct err *err)
+enum status cpu_swiglu(struct kernels_stream *s, void *y, const void *x, int n, int f,
+                       struct err *err)
 {
     (void)err;
-    struct rows_run run = {.row = swiglu_row, .n = n, .d = f, .y = y, .x = gate, .x2 = up};
+    struct rows_run run = {.row = swiglu_row, .n = n, .d = f, .y = y, .x = x};
     rows_run(cpu_backend_of(s), &run);
     return STATUS_OK;
 }

@@ -93,6 +93,7 @@ struct kernels_stream {
     char name[32];
     struct kernels_limits limits;      /* of kernels_stream_reserve */
     const struct kernels_batch *batch; /* bound; NULL: none yet */
+    const struct kernels_kv *kv;       /* bound with it; NULL: without */
 };
 
 /* The CPU backend's way in. */

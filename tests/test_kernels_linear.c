@@ -7,42 +7,85 @@
 
 static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
 
-static void run_linear(const struct backend *b, float *const *y, const float *x,
+/* y [n, outputs of all jobs] in the backend's memory. */
+static void run_linear(const struct backend *b, const struct array *y, const void *x,
                        const struct kernels_weight *w, int n_jobs, int n)
 {
     const struct kernels_weight *jobs[KERNELS_LINEAR_MAX_JOBS];
     for (int j = 0; j < n_jobs; j++)
         jobs[j] = &w[j];
     struct err err = {0};
-    must(kernels_linear(b->s, y, x, jobs, n_jobs, n, &err), &err);
+    must(kernels_linear(b->s, y->data, y->dtype, x, jobs, n_jobs, n, &err), &err);
     must(kernels_stream_sync(b->s, &err), &err);
 }
 
-static void check_linear(const struct backend *b, enum dtype dtype, int k, int n_out, int n,
-                         size_t skew)
+/* The same on the CPU, whose memory is the host's. */
+static void run_on_host(const struct backend *b, float *y, const float *x,
+                        const struct kernels_weight *w, int n_jobs, int n)
 {
-    float *x = random_floats((uint64_t)(k + n), (size_t)n * (size_t)k);
-    struct random_weight data =
-        random_weight((uint64_t)n_out, (size_t)n_out * (size_t)k, dtype, skew);
-    struct kernels_weight w = {.data = data.data, .dtype = dtype, .rows = n_out, .cols = k};
-    const size_t len = (size_t)n * (size_t)n_out;
-    float *y = guarded_floats(len);
-    run_linear(b, &y, x, &w, 1, n);
-    for (int i = 0; i < n; i++)
-        for (int o = 0; o < n_out; o++) {
+    const struct array out = {.data = y, .dtype = DTYPE_F32};
+    run_linear(b, &out, x, w, n_jobs, n);
+}
+
+struct shape {
+    int k, n, n_jobs, n_out[KERNELS_LINEAR_MAX_JOBS];
+    enum dtype dtype, out;
+    size_t skew;
+};
+
+static void check_row(const struct backend *b, const struct shape *shape,
+                      const struct test_weight *t, const float *x, const float *y,
+                      double *n_checked)
+{
+    for (int j = 0; j < shape->n_jobs; j++)
+        for (int o = 0; o < shape->n_out[j]; o++) {
             double want = 0.0, scale = 0.0;
-            for (int j = 0; j < k; j++) {
-                double term = (double)x[(size_t)i * (size_t)k + (size_t)j] *
-                              weight_at(w.data, dtype, (size_t)o * (size_t)k + (size_t)j);
+            for (int i = 0; i < shape->k; i++) {
+                double term =
+                    (double)x[i] * test_weight_at(&t[j], (size_t)o * (size_t)shape->k + (size_t)i);
                 want += term;
                 scale += fabs(term);
             }
-            assert_close("linear", (double)y[(size_t)i * (size_t)n_out + (size_t)o], want, scale,
-                         DTYPE_F32);
+            assert_stored(b->is_gpu ? "linear_gpu" : "linear", (double)*y++, want, scale,
+                          shape->out);
+            ++*n_checked;
         }
-    guarded_free(y, len);
-    free(data.owner);
+}
+
+/* Weights loaded as they are in the block: joined, outputs side by side. */
+static void check_linear(const struct backend *b, const struct shape *shape)
+{
+    const int n = shape->n, k = shape->k;
+    struct test_weight t[KERNELS_LINEAR_MAX_JOBS];
+    const struct weight *sources[KERNELS_LINEAR_MAX_JOBS];
+    struct kernels_weight w[KERNELS_LINEAR_MAX_JOBS];
+    size_t row = 0;
+    for (int j = 0; j < shape->n_jobs; j++) {
+        t[j] = test_weight_make(b, (uint64_t)(shape->n_out[j] + j), shape->n_out[j], k,
+                                shape->dtype, shape->skew);
+        sources[j] = &t[j].source;
+        row += (size_t)shape->n_out[j];
+    }
+    struct err err = {0};
+    must(kernels_weight_load_joined(b->k, sources, shape->n_jobs, w, &err), &err);
+    must(kernels_weights_ready(b->k, &err), &err);
+    float *x = random_floats((uint64_t)(k + n), (size_t)n * (size_t)k);
+    round_all(x, (size_t)n * (size_t)k, b->activation);
+    struct array input = array_put(b, x, (size_t)n * (size_t)k, b->activation);
+    struct array output = array_output(b, (size_t)n * row, shape->out);
+    run_linear(b, &output, input.data, w, shape->n_jobs, n);
+    float *y = array_take(b, &output);
+    double n_checked = 0;
+    for (int i = 0; i < n; i++)
+        check_row(b, shape, t, x + (size_t)i * (size_t)k, y + (size_t)i * row, &n_checked);
+    assert_true(n_checked == (double)n * (double)row);
+    for (int j = 0; j < shape->n_jobs; j++) {
+        kernels_weight_unload(b->k, &w[j]);
+        free(t[j].owned.owner);
+    }
+    array_free(b, &input);
     free(x);
+    free(y);
 }
 
 static void test_kernels_linear_matches_double(void **state)
@@ -59,7 +102,38 @@ static void test_kernels_linear_matches_double(void **state)
         for (int t = 0; t < 3; t++)
             for (size_t a = 0; a < sizeof ks / sizeof ks[0]; a++)
                 for (size_t c = 0; c < sizeof shapes / sizeof shapes[0]; c++)
-                    check_linear(&b, dtypes[t], ks[a], shapes[c][1], shapes[c][0], (a + c) % 4);
+                    check_linear(&b, &(struct shape){.k = ks[a],
+                                                     .n = shapes[c][0],
+                                                     .n_jobs = 1,
+                                                     .n_out = {shapes[c][1]},
+                                                     .dtype = dtypes[t],
+                                                     .skew = (a + c) % 4});
+        backend_close(&b);
+    }
+}
+
+/* Shapes whose rows are whole 16-byte units, as a model's are, on every backend; weights joined. */
+static void test_kernels_linear_joins_outputs_in_one_row(void **state)
+{
+    (void)state;
+    static const int ks[] = {8, 16, 72, 512};
+    static const int ns[] = {1, 2, 3, 8, 13, 33};
+    for (int i = 0; i < N_BACKENDS; i++) {
+        struct backend b;
+        if (!backend_open(all_backends[i], 2, &b))
+            continue;
+        for (int a = 0; a < 4; a++)
+            for (int c = 0; c < 6; c++) {
+                struct shape shape = {.k = ks[a],
+                                      .n = ns[c],
+                                      .n_jobs = 1 + (a + c) % 4,
+                                      .n_out = {48, 8, 24, 40},
+                                      .dtype = dtypes[(a + c) % 3],
+                                      .out = DTYPE_F32};
+                check_linear(&b, &shape);
+                shape.out = b.activation;
+                check_linear(&b, &shape);
+            }
         backend_close(&b);
     }
 }
@@ -73,63 +147,76 @@ static void test_kernels_linear_matches_double_when_k_is_blocked(void **state)
         if (!backend_open(all_isas[i], 1, &b))
             continue;
         for (int t = 0; t < 3; t++)
-            check_linear(&b, dtypes[t], 2100, 50, 13, 0);
-        check_linear(&b, DTYPE_BF16, 2048, 33, 35, 2);
-        check_linear(&b, DTYPE_BF16, 5632, 19, 37, 1);
+            check_linear(&b,
+                         &(struct shape){
+                             .k = 2100, .n = 13, .n_jobs = 1, .n_out = {50}, .dtype = dtypes[t]});
+        check_linear(
+            &b,
+            &(struct shape){
+                .k = 2048, .n = 35, .n_jobs = 1, .n_out = {33}, .dtype = DTYPE_BF16, .skew = 2});
+        check_linear(
+            &b,
+            &(struct shape){
+                .k = 5632, .n = 37, .n_jobs = 1, .n_out = {19}, .dtype = DTYPE_BF16, .skew = 1});
         backend_close(&b);
     }
 }
 
 /* Rows [0, n) of x alone, with n_threads threads, must repeat what one batch of all rows gave. */
-static void check_invariance(const char *isa, enum dtype dtype, int k)
+static void check_invariance(const char *name, enum dtype dtype, int k, int out0, int out1)
 {
-    enum { MOST = 70, OUT0 = 61, OUT1 = 97 };
-    float *x = random_floats(7, (size_t)MOST * (size_t)k);
-    struct random_weight data[2] = {random_weight(8, (size_t)OUT0 * (size_t)k, dtype, 0),
-                                    random_weight(9, (size_t)OUT1 * (size_t)k, dtype, 1)};
-    struct kernels_weight w[2] = {{.data = data[0].data, .dtype = dtype, .rows = OUT0, .cols = k},
-                                  {.data = data[1].data, .dtype = dtype, .rows = OUT1, .cols = k}};
-    float *base[2] = {guarded_floats((size_t)MOST * OUT0), guarded_floats((size_t)MOST * OUT1)};
-    struct backend b;
-    assert_true(backend_open(isa, 1, &b));
-    for (int i = 0; i < MOST; i++) {
-        float *one[2] = {base[0] + (size_t)i * OUT0, base[1] + (size_t)i * OUT1};
-        run_linear(&b, one, x + (size_t)i * (size_t)k, w, 2, 1);
-    }
-    backend_close(&b);
-    for (int n_threads = 1; n_threads <= 3; n_threads++) {
-        assert_true(backend_open(isa, n_threads, &b));
-        for (int n = 1; n <= MOST; n += n_threads) {
-            int first = (MOST - n) / 2; /* another place for the same rows */
-            float *y[2] = {guarded_floats((size_t)n * OUT0), guarded_floats((size_t)n * OUT1)};
-            run_linear(&b, y, x + (size_t)first * (size_t)k, w, 2, n);
-            assert_memory_equal(y[0], base[0] + (size_t)first * OUT0,
-                                (size_t)n * OUT0 * sizeof(float));
-            assert_memory_equal(y[1], base[1] + (size_t)first * OUT1,
-                                (size_t)n * OUT1 * sizeof(float));
-            guarded_free(y[0], (size_t)n * OUT0);
-            guarded_free(y[1], (size_t)n * OUT1);
+    enum { MOST = 70 };
+    const size_t row = (size_t)(out0 + out1), k_len = (size_t)k;
+    const bool is_gpu = strcmp(name, "cuda") == 0;
+    float *x = random_floats(7, MOST * k_len), *base = malloc(MOST * row * sizeof *base);
+    for (int n_threads = 0; n_threads <= (is_gpu ? 1 : 3); n_threads++) {
+        struct backend b;
+        assert_true(backend_open(name, n_threads == 0 ? 1 : n_threads, &b));
+        struct test_weight t[2] = {test_weight_open(&b, 8, out0, k, dtype, 0),
+                                   test_weight_open(&b, 9, out1, k, dtype, is_gpu ? 0 : 1)};
+        const struct kernels_weight w[2] = {t[0].w, t[1].w};
+        struct array input = array_put(&b, x, MOST * k_len, b.activation);
+        const size_t x_row = k_len * dtype_bytes(b.activation);
+        for (int i = 0; n_threads == 0 && i < MOST; i++) {
+            struct array y = array_output(&b, row, DTYPE_F32);
+            run_linear(&b, &y, (const char *)input.data + (size_t)i * x_row, w, 2, 1);
+            float *one = array_take(&b, &y);
+            memcpy(base + (size_t)i * row, one, row * sizeof *one);
+            free(one);
         }
+        for (int n = 1; n_threads > 0 && n <= MOST; n += is_gpu ? 7 : n_threads) {
+            int first = (MOST - n) / 2; /* another place for the same rows */
+            struct array y = array_output(&b, (size_t)n * row, DTYPE_F32);
+            run_linear(&b, &y, (const char *)input.data + (size_t)first * x_row, w, 2, n);
+            float *got = array_take(&b, &y);
+            assert_memory_equal(got, base + (size_t)first * row, (size_t)n * row * sizeof *got);
+            free(got);
+        }
+        array_free(&b, &input);
+        test_weight_close(&b, &t[0]);
+        test_weight_close(&b, &t[1]);
         backend_close(&b);
     }
-    guarded_free(base[0], (size_t)MOST * OUT0);
-    guarded_free(base[1], (size_t)MOST * OUT1);
-    free(data[0].owner);
-    free(data[1].owner);
+    free(base);
     free(x);
 }
 
 static void test_kernels_linear_is_batch_invariant(void **state)
 {
     (void)state;
+    struct backend b;
     for (int i = 0; i < N_ISAS; i++) {
-        struct backend b;
         if (!backend_open(all_isas[i], 1, &b))
             continue;
         backend_close(&b);
         for (int t = 0; t < 3; t++)
-            check_invariance(all_isas[i], dtypes[t], 75);
-        check_invariance(all_isas[i], DTYPE_BF16, 2100); /* every call is worth all threads */
+            check_invariance(all_isas[i], dtypes[t], 75, 61, 97);
+        check_invariance(all_isas[i], DTYPE_BF16, 2100, 61,
+                         97); /* every call is worth all threads */
+    }
+    if (backend_open("cuda", 1, &b)) {
+        backend_close(&b);
+        check_invariance("cuda", DTYPE_BF16, 72, 64, 96);
     }
 }
 
@@ -147,10 +234,10 @@ static void test_kernels_linear_is_invariant_when_rows_are_cut(void **state)
         struct backend b;
         if (!backend_open(all_isas[i], 2, &b))
             continue;
-        run_linear(&b, &y, x, &w, 1, N);
+        run_on_host(&b, y, x, &w, 1, N);
         for (size_t r = 0; r < sizeof rows / sizeof rows[0]; r++) {
-            float one[OUT], *out = one;
-            run_linear(&b, &out, x + (size_t)rows[r] * K, &w, 1, 1);
+            float one[OUT];
+            run_on_host(&b, one, x + (size_t)rows[r] * K, &w, 1, 1);
             assert_memory_equal(one, y + (size_t)rows[r] * OUT, sizeof one);
         }
         backend_close(&b);
@@ -164,22 +251,34 @@ static void test_kernels_linear_is_invariant_when_rows_are_cut(void **state)
 static void test_kernels_linear_keeps_every_bit_of_x(void **state)
 {
     (void)state;
-    enum { K = 70, N = 19 };
-    float x[N * K], y[N * K], *out = y;
+    enum { K = 72, N = 19 };
+    float x[N * K];
     uint16_t ones[K * K] = {0};
     uint64_t seed = 11;
     for (int i = 0; i < N * K; i++)
         x[i] = ldexpf(random_float(&seed), i % 160 - 80);
     for (int o = 0; o < K; o++)
         ones[o * K + o] = dtype_to_bf16(1.0f);
-    const struct kernels_weight w = {.data = ones, .dtype = DTYPE_BF16, .rows = K, .cols = K};
-    for (int i = 0; i < N_ISAS; i++) {
+    const struct weight source = {.data = ones, .dtype = DTYPE_BF16, .rows = K, .cols = K};
+    for (int i = 0; i < N_BACKENDS; i++) {
         struct backend b;
-        if (!backend_open(all_isas[i], 1, &b))
+        struct err err = {0};
+        if (!backend_open(all_backends[i], 1, &b))
             continue;
-        memset(y, 0xff, sizeof y);
-        run_linear(&b, &out, x, &w, 1, N);
-        assert_memory_equal(y, x, sizeof x);
+        float stored[N * K];
+        memcpy(stored, x, sizeof x);
+        round_all(stored, N * K, b.activation);
+        struct kernels_weight w;
+        must(kernels_weight_load(b.k, &source, &w, &err), &err);
+        must(kernels_weights_ready(b.k, &err), &err);
+        struct array input = array_put(&b, x, N * K, b.activation);
+        struct array output = array_output(&b, N * K, DTYPE_F32);
+        run_linear(&b, &output, input.data, &w, 1, N);
+        float *y = array_take(&b, &output);
+        assert_memory_equal(y, stored, sizeof x);
+        free(y);
+        array_free(&b, &input);
+        kernels_weight_unload(b.k, &w);
         backend_close(&b);
     }
 }
@@ -188,25 +287,29 @@ static void test_kernels_linear_keeps_every_bit_of_x(void **state)
 static void test_kernels_linear_shows_what_is_not_finite(void **state)
 {
     (void)state;
-    enum { K = 37, OUT = 35, N = 18, ROW = 7, OUTPUT = 20 };
+    enum { K = 40, OUT = 40, N = 18, ROW = 7, OUTPUT = 20 };
     static const float bad[] = {NAN, INFINITY, -INFINITY};
-    for (int i = 0; i < N_ISAS * 3; i++) {
+    for (int i = 0; i < N_BACKENDS * 3; i++) {
         struct backend b;
-        if (!backend_open(all_isas[i / 3], 1, &b))
+        if (!backend_open(all_backends[i / 3], 1, &b))
             continue;
-        float *x = random_floats(12, (size_t)N * K), y[N * OUT], *out = y;
-        struct random_weight data = random_weight(13, (size_t)OUT * K, DTYPE_BF16, 0);
-        const struct kernels_weight w = {
-            .data = data.data, .dtype = DTYPE_BF16, .rows = OUT, .cols = K};
+        float *x = random_floats(12, (size_t)N * K);
+        struct test_weight t = test_weight_make(&b, 13, OUT, K, DTYPE_BF16, 0);
         const uint16_t bits = dtype_to_bf16(bad[i % 3]);
         x[ROW * K + 34] = bad[i % 3];
-        memcpy(data.data + (OUTPUT * K + 3) * 2, &bits, 2);
-        run_linear(&b, &out, x, &w, 1, N);
+        memcpy(t.owned.data + (OUTPUT * K + 3) * 2, &bits, 2);
+        test_weight_load(&b, &t);
+        struct array input = array_put(&b, x, N * K, b.activation);
+        struct array output = array_output(&b, N * OUT, DTYPE_F32);
+        run_linear(&b, &output, input.data, &t.w, 1, N);
+        float *y = array_take(&b, &output);
         for (int r = 0; r < N; r++)
             for (int o = 0; o < OUT; o++)
                 assert_int_equal(isfinite(y[r * OUT + o]) != 0, r != ROW && o != OUTPUT);
+        free(y);
+        array_free(&b, &input);
+        test_weight_close(&b, &t);
         backend_close(&b);
-        free(data.owner);
         free(x);
     }
 }
@@ -222,7 +325,7 @@ static void test_kernels_linear_reads_no_further_than_the_matrix(void **state)
         mmap(NULL, len + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     assert_true(area != MAP_FAILED && len >= (size_t)MOST_K * MOST_OUT * 4);
     assert_int_equal(mprotect(area + len, page, PROT_NONE), 0);
-    float *x = random_floats(14, (size_t)N * MOST_K), y[N * MOST_OUT], *out = y;
+    float *x = random_floats(14, (size_t)N * MOST_K), y[N * MOST_OUT];
     for (int i = 0; i < N_ISAS * 3; i++) {
         struct backend b;
         if (!backend_open(all_isas[i / 3], 1, &b))
@@ -232,8 +335,8 @@ static void test_kernels_linear_reads_no_further_than_the_matrix(void **state)
             const enum dtype dtype = dtypes[i % 3];
             struct kernels_weight w = {.dtype = dtype, .rows = n_out, .cols = k};
             w.data = area + len - (size_t)k * (size_t)n_out * dtype_bytes(dtype);
-            run_linear(&b, &out, x, &w, 1, 1);
-            run_linear(&b, &out, x, &w, 1, N);
+            run_on_host(&b, y, x, &w, 1, 1);
+            run_on_host(&b, y, x, &w, 1, N);
             for (int j = 0; j < N * n_out; j++)
                 assert_true(y[j] == 0.0f);
         }
@@ -249,25 +352,24 @@ static void test_kernels_linear_mixes_dtypes_in_one_call(void **state)
     enum { K = 70, OUT = 20, N = 5 };
     struct backend b;
     assert_true(backend_open("auto", 2, &b));
-    float *x = random_floats(3, (size_t)N * K);
-    struct random_weight data[3];
+    float *x = random_floats(3, (size_t)N * K), *y = guarded_floats((size_t)N * 3 * OUT);
+    struct test_weight t[3];
     struct kernels_weight w[3];
-    float *y[3], *alone[3];
-    for (int t = 0; t < 3; t++) {
-        data[t] = random_weight(4, (size_t)OUT * K, dtypes[t], 0);
-        w[t] = (struct kernels_weight){
-            .data = data[t].data, .dtype = dtypes[t], .rows = OUT, .cols = K};
-        y[t] = guarded_floats((size_t)N * OUT);
-        alone[t] = guarded_floats((size_t)N * OUT);
-        run_linear(&b, &alone[t], x, &w[t], 1, N);
+    for (int j = 0; j < 3; j++) {
+        t[j] = test_weight_open(&b, 4, OUT, K, dtypes[j], 0);
+        w[j] = t[j].w;
     }
-    run_linear(&b, y, x, w, 3, N);
-    for (int t = 0; t < 3; t++) {
-        assert_memory_equal(y[t], alone[t], (size_t)N * OUT * sizeof(float));
-        guarded_free(y[t], (size_t)N * OUT);
-        guarded_free(alone[t], (size_t)N * OUT);
-        free(data[t].owner);
+    run_on_host(&b, y, x, w, 3, N);
+    for (int j = 0; j < 3; j++) {
+        float *alone = guarded_floats((size_t)N * OUT);
+        run_on_host(&b, alone, x, &w[j], 1, N);
+        for (int i = 0; i < N; i++)
+            assert_memory_equal(y + (size_t)i * 3 * OUT + (size_t)j * OUT, alone + (size_t)i * OUT,
+                                OUT * sizeof(float));
+        guarded_free(alone, (size_t)N * OUT);
+        test_weight_close(&b, &t[j]);
     }
+    guarded_free(y, (size_t)N * 3 * OUT);
     free(x);
     backend_close(&b);
 }
@@ -277,16 +379,25 @@ static void test_kernels_linear_rejects_shapes_that_do_not_fit(void **state)
     (void)state;
     struct backend b;
     assert_true(backend_open("portable", 1, &b));
-    float x[4] = {0}, y0[4], *y[5] = {y0, y0, y0, y0, y0};
+    float x[4] = {0}, y[5];
     struct kernels_weight four = {.data = x, .dtype = DTYPE_F32, .rows = 1, .cols = 4};
     struct kernels_weight two = {.data = x, .dtype = DTYPE_F32, .rows = 1, .cols = 2};
     const struct kernels_weight *w[5] = {&four, &two, &four, &four, &four};
     struct err err = {0};
-    assert_int_equal(kernels_linear(b.s, y, x, w, 2, 1, &err), STATUS_INVALID);
+    assert_int_equal(kernels_linear(b.s, y, DTYPE_F32, x, w, 2, 1, &err), STATUS_INVALID);
     assert_non_null(strstr(err.message, "weight 1 is [1, 2]"));
-    assert_int_equal(kernels_linear(b.s, y, x, w, 5, 1, &err), STATUS_INVALID);
-    assert_int_equal(kernels_linear(b.s, y, x, w, 1, -1, &err), STATUS_INVALID);
-    assert_int_equal(kernels_linear(b.s, y, x, w, 1, 0, &err), STATUS_OK);
+    assert_int_equal(kernels_linear(b.s, y, DTYPE_F32, x, w, 5, 1, &err), STATUS_INVALID);
+    assert_int_equal(kernels_linear(b.s, y, DTYPE_F32, x, w, 1, -1, &err), STATUS_INVALID);
+    assert_int_equal(kernels_linear(b.s, y, DTYPE_BF16, x, w, 1, 1, &err), STATUS_INVALID);
+    assert_non_null(strstr(err.message, "an output of bf16"));
+    assert_int_equal(kernels_linear(b.s, y, DTYPE_F32, x, w, 1, 0, &err), STATUS_OK);
+    const struct weight sources[2] = {{.data = x, .dtype = DTYPE_F32, .rows = 1, .cols = 4},
+                                      {.data = x, .dtype = DTYPE_F32, .rows = 2, .cols = 2}};
+    const struct weight *const joined[] = {&sources[0], &sources[1]};
+    struct kernels_weight out[2];
+    assert_int_equal(kernels_weight_load_joined(b.k, joined, 2, out, &err), STATUS_INVALID);
+    assert_non_null(strstr(err.message, "joined weight 1 has 2 columns"));
+    assert_int_equal(kernels_weight_load_joined(b.k, joined, 0, out, &err), STATUS_INVALID);
     backend_close(&b);
 }
 
@@ -294,6 +405,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_kernels_linear_matches_double),
+        cmocka_unit_test(test_kernels_linear_joins_outputs_in_one_row),
         cmocka_unit_test(test_kernels_linear_matches_double_when_k_is_blocked),
         cmocka_unit_test(test_kernels_linear_is_batch_invariant),
         cmocka_unit_test(test_kernels_linear_is_invariant_when_rows_are_cut),

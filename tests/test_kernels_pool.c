@@ -63,8 +63,14 @@ static void test_kernels_create_names_what_is_wrong(void **state)
     (void)state;
     struct kernels *k = NULL;
     struct err err = {0};
-    assert_int_equal(kernels_create("cuda", NULL, &k, &err), STATUS_UNSUPPORTED);
-    assert_non_null(strstr(err.message, "cuda"));
+    if (kernels_cuda_devices() == 0) {
+        assert_int_equal(kernels_create("cuda", NULL, &k, &err), STATUS_UNSUPPORTED);
+        assert_non_null(strstr(err.message, "use --backend cpu"));
+        must(kernels_create("auto", NULL, &k, &err), &err);
+        assert_string_equal(kernels_name(k), "cpu");
+        kernels_destroy(k);
+        k = NULL;
+    }
     assert_int_equal(kernels_create("abacus", NULL, &k, &err), STATUS_INVALID);
     assert_non_null(strstr(err.message, "abacus"));
     struct kernels_options options = {.isa = "sse9"};
@@ -93,22 +99,30 @@ static void test_kernels_isa_levels_have_an_order(void **state)
     backend_close(&b);
 }
 
-static void test_kernels_alloc_gives_zeroed_aligned_memory(void **state)
+static void check_alloc(const char *name)
 {
-    (void)state;
     struct backend b;
-    assert_true(backend_open("portable", 1, &b));
+    if (!backend_open(name, 1, &b))
+        return;
     struct kernels_buffer buffer;
     struct err err = {0};
-    must(kernels_alloc(b.k, 1000, true, &buffer, &err), &err);
+    unsigned char bytes[3] = {1, 2, 3}, back[1000];
+    must(kernels_alloc(b.k, sizeof back, true, &buffer, &err), &err);
     assert_int_equal((uintptr_t)buffer.data % 64, 0);
-    for (int i = 0; i < 1000; i++)
-        assert_int_equal(((unsigned char *)buffer.data)[i], 0);
-    unsigned char bytes[3] = {1, 2, 3}, back[3];
     must(kernels_upload(b.s, buffer.data, bytes, 3, &err), &err);
-    must(kernels_download(b.s, back, buffer.data, 3, &err), &err);
+    must(kernels_download(b.s, back, buffer.data, sizeof back, &err), &err);
     must(kernels_stream_sync(b.s, &err), &err);
-    assert_memory_equal(back, bytes, 3);
+    for (int i = 0; i < 1000; i++)
+        assert_int_equal(back[i], i < 3 ? bytes[i] : 0);
+    void *host;
+    must(kernels_host_alloc(b.k, 1, &host, &err), &err);
+    assert_int_equal((uintptr_t)host % 64, 0);
+    kernels_host_free(b.k, host);
+    kernels_host_free(b.k, NULL);
+    assert_int_equal(kernels_host_alloc(b.k, 0, &host, &err), STATUS_INVALID);
+    struct kernels_memory memory;
+    must(kernels_device_memory(b.k, &memory, &err), &err);
+    assert_true(memory.free_bytes <= memory.total_bytes && (memory.total_bytes > 0) == b.is_gpu);
     kernels_free(b.k, &buffer);
     assert_null(buffer.data);
     kernels_free(b.k, &buffer);
@@ -122,6 +136,57 @@ static void test_kernels_alloc_gives_zeroed_aligned_memory(void **state)
     backend_close(&b);
 }
 
+static void test_kernels_alloc_gives_zeroed_aligned_memory(void **state)
+{
+    (void)state;
+    check_alloc("portable");
+    check_alloc("cuda");
+}
+
+/* Recording changes nothing: what is recorded has run, what is replayed runs once more. */
+static void check_recording(const char *name)
+{
+    struct backend b;
+    if (!backend_open(name, 1, &b))
+        return;
+    struct err err = {0};
+    float one[16], zero[16] = {0};
+    for (int i = 0; i < 16; i++)
+        one[i] = 1.0f;
+    struct array h = array_put(&b, zero, 16, DTYPE_F32), x = array_put(&b, one, 16, DTYPE_F32);
+    const struct kernels_limits limits = {.n_rows = 2,
+                                          .n_segments = 2,
+                                          .block_size = 16,
+                                          .n_heads = 1,
+                                          .n_kv_heads = 1,
+                                          .head_dim = 16};
+    struct kernels_stream *s = stream_open(&b, &limits);
+    bool is_done = true;
+    must(kernels_replay(s, 7, &is_done, &err), &err);
+    assert_false(is_done);
+    must(kernels_record_begin(s, &err), &err);
+    must(kernels_residual_norm(s, h.data, x.data, NULL, NULL, DTYPE_F32, NULL, 2, 8, 1e-6f, &err),
+         &err);
+    must(kernels_record_end(s, 7, &err), &err);
+    must(kernels_replay(s, 7, &is_done, &err), &err);
+    must(kernels_stream_sync(s, &err), &err);
+    float *sum = array_take(&b, &h);
+    for (int i = 0; i < 16; i++)
+        assert_true(sum[i] == (is_done ? 2.0f : 1.0f));
+    assert_true(is_done == b.is_gpu);
+    free(sum);
+    array_free(&b, &x);
+    kernels_stream_destroy(s);
+    backend_close(&b);
+}
+
+static void test_kernels_recording_runs_what_it_records(void **state)
+{
+    (void)state;
+    check_recording("portable");
+    check_recording("cuda");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -130,6 +195,7 @@ int main(void)
         cmocka_unit_test(test_kernels_create_names_what_is_wrong),
         cmocka_unit_test(test_kernels_isa_levels_have_an_order),
         cmocka_unit_test(test_kernels_alloc_gives_zeroed_aligned_memory),
+        cmocka_unit_test(test_kernels_recording_runs_what_it_records),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -16,24 +16,28 @@ struct block_layer {
     struct kernels_weight norm_attention,
         norm_attention_out; /* the _out norms: data NULL in pre-norm models */
     struct kernels_weight norm_mlp, norm_mlp_out;
-    struct kernels_weight q, k, v, o, gate, up, down;
+    struct kernels_weight qkv[3], gate_up[2]; /* each is one kernels_linear */
+    struct kernels_weight o, down;
 };
 
 /* Weights of the block on a backend. */
 struct block {
     struct model_config config;
+    enum dtype activation;
     struct block_layer *layers; /* n_layers */
     struct kernels_weight norm;
 };
 
-/* Activations of one batch, carved from one buffer; all row-major fp32, n <= max_rows. */
+/* Activations of one batch, carved from one buffer; all row-major, n <= max_rows. `void *` are of
+ * the backend's activation type. */
 struct block_workspace {
-    float *h;                     /* [n, d] the residual stream: in */
-    float *y;                     /* [n, d] norms of h; after a run the final norm: out */
-    float *branch;                /* [n, d] output of attention or MLP */
-    float *q, *a;                 /* [n, H*D] */
-    float *k, *v;                 /* [n, G*D] */
-    float *gate, *up;             /* [n, f] */
+    float *h;      /* [n, d] the residual stream: in */
+    void *y;       /* [n, d] norms of h; the last layer leaves the final norm: fp32 */
+    float *branch; /* [n, d] output of attention or MLP */
+    void *qkv;     /* [n, (H+2G)*D] */
+    void *a;       /* [n, H*D] */
+    void *gate_up; /* [n, 2f] */
+    void *act;     /* [n, f] */
     float *cos_table, *sin_table; /* [n, D/2] */
 };
 
@@ -41,25 +45,31 @@ enum status block_load(struct block *b, struct kernels *k, const struct checkpoi
                        struct err *err);
 void block_unload(struct block *b, struct kernels *k); /* a zeroed block is fine */
 
-/* Bytes of a workspace for max_rows rows. STATUS_NO_MEMORY when the product overflows. */
-enum status block_workspace_bytes(const struct model_config *config, uint32_t max_rows,
-                                  size_t *bytes, struct err *err);
+/* Bytes of a workspace for max_rows rows with activations of that type. STATUS_NO_MEMORY when the
+ * product overflows. */
+enum status block_workspace_bytes(const struct model_config *config, enum dtype activation,
+                                  uint32_t max_rows, size_t *bytes, struct err *err);
 /* Carves base, block_workspace_bytes() long, into *out. */
-void block_workspace_carve(const struct model_config *config, uint32_t max_rows, void *base,
-                           struct block_workspace *out);
+void block_workspace_carve(const struct model_config *config, enum dtype activation,
+                           uint32_t max_rows, void *base, struct block_workspace *out);
+
+/* All of these are about the batch bound to the stream; n is its rows, or the recorded size. */
 
 /* Cos and sin of the batch's positions; needed before block_layers. */
 enum status block_positions(const struct block *b, struct kernels_stream *s,
-                            const struct block_workspace *w, const struct kernels_batch *batch,
-                            struct err *err);
-/* Layers [first, first + n) over w->h; leaves norm(w->h) in w->y, with the gain the next layer
- * begins with, or the final norm's after the last. w->y must hold that of layer `first` before. */
+                            const struct block_workspace *w, int n, struct err *err);
+/* w->y = norm(w->h) with the gain that layer begins with. */
+enum status block_norm(const struct block *b, struct kernels_stream *s,
+                       const struct block_workspace *w, int n, int layer, struct err *err);
+/* Layers [first, first + n_layers) over w->h; leaves norm(w->h) in w->y, with the gain the next
+ * layer begins with, or the final norm's, in fp32, after the last. w->y must hold that of layer
+ * `first` before (block_norm). */
 enum status block_layers(const struct block *b, struct kernels_stream *s,
-                         const struct block_workspace *w, const struct kernels_batch *batch,
-                         const struct kernels_kv *kv, int first, int n, struct err *err);
-/* One loop: w->h in, final_norm(h) in w->y out; K and V of all rows appended to the pool. */
+                         const struct block_workspace *w, const struct kernels_kv *kv, int n,
+                         int first, int n_layers, struct err *err);
+/* One loop: w->h in, final_norm(h) in w->y out, fp32; K and V of all rows appended to the pool. */
 enum status block_run(const struct block *b, struct kernels_stream *s,
-                      const struct block_workspace *w, const struct kernels_batch *batch,
-                      const struct kernels_kv *kv, struct err *err);
+                      const struct block_workspace *w, const struct kernels_kv *kv, int n,
+                      struct err *err);
 
 #endif

@@ -28,12 +28,13 @@ static size_t carved_bytes(size_t n_floats)
     return (n_floats * sizeof(float) + CARVE_BYTES - 1) / CARVE_BYTES * CARVE_BYTES;
 }
 
-/* Activations of the block, then lambda, head rows and logits. */
+/* Activations of the block, then lambda, head rows and logits; room for fp32 activations, so that
+ * one plan serves any backend. */
 static enum status workspace_bytes(const struct model_config *model, uint32_t max_rows,
                                    size_t *bytes, struct err *err)
 {
     size_t block;
-    enum status st = block_workspace_bytes(model, max_rows, &block, err);
+    enum status st = block_workspace_bytes(model, DTYPE_F32, max_rows, &block, err);
     if (st != STATUS_OK)
         return st;
     size_t group = replica_head_group(model, max_rows);
@@ -95,7 +96,7 @@ static enum status load_weights(struct replica *r, const struct checkpoint *chec
         st = kernels_weight_load(r->kernels, &w->gate, &r->gate, err);
     if (st == STATUS_OK && w->gate_bias.data)
         st = kernels_weight_load(r->kernels, &w->gate_bias, &r->gate_bias, err);
-    return st;
+    return st == STATUS_OK ? kernels_weights_ready(r->kernels, err) : st;
 }
 
 static enum status reserve_device(struct replica *r, struct err *err)
@@ -114,19 +115,40 @@ static enum status reserve_device(struct replica *r, struct err *err)
     g->kv_bytes = r->kv.memory.len_bytes;
     g->row_bytes = r->store.len_bytes;
 
+    const enum dtype activation = kernels_activation_dtype(r->kernels);
     size_t block_bytes;
-    st = block_workspace_bytes(m, r->config.max_batch_rows, &block_bytes, err);
+    st = block_workspace_bytes(m, activation, r->config.max_batch_rows, &block_bytes, err);
     if (st != STATUS_OK)
         return st;
     char *at = r->workspace.data;
-    block_workspace_carve(m, r->config.max_batch_rows, at, &r->block_workspace);
+    block_workspace_carve(m, activation, r->config.max_batch_rows, at, &r->block_workspace);
     at += block_bytes;
     r->lambda = (float *)(void *)at;
     at += carved_bytes(r->config.max_batch_rows);
-    r->head_rows = (float *)(void *)at;
+    r->head_rows = at;
     at += carved_bytes(r->head_group * (size_t)m->d_model);
     r->logits = (float *)(void *)at;
     return STATUS_OK;
+}
+
+/* What the largest batch needs of the stream: every row a segment of its own, every block of the
+ * pool in the table. */
+static enum status reserve_stream(struct replica *r, struct err *err)
+{
+    const struct model_config *m = &r->model;
+    const int32_t n_rows = (int32_t)r->config.max_batch_rows;
+    const struct kernels_limits limits = {
+        .n_rows = n_rows,
+        .n_segments = n_rows,
+        .n_table = (int32_t)r->geometry.n_blocks,
+        .block_size = (int32_t)r->geometry.block_size,
+        .n_slots = (int32_t)r->geometry.n_slots,
+        .vocab_size = m->vocab_size,
+        .n_heads = m->n_heads,
+        .n_kv_heads = m->n_kv_heads,
+        .head_dim = m->head_dim,
+    };
+    return kernels_stream_reserve(r->compute, &limits, err);
 }
 
 static enum status reserve_host(struct replica *r, struct err *err)
@@ -176,6 +198,8 @@ enum status replica_create(const struct checkpoint *checkpoint, const struct rep
         st = load_weights(r, checkpoint, err);
     if (st == STATUS_OK)
         st = reserve_device(r, err);
+    if (st == STATUS_OK)
+        st = reserve_stream(r, err);
     if (st == STATUS_OK)
         st = reserve_host(r, err);
 out:

@@ -1,8 +1,9 @@
 /* One replica of the model on one backend: the shared block composed once over the kernel
  * interface, its KV pool, its row store, gate, head and sampler.
  *
- * Two threads use it: replica_run belongs to the compute thread; replica_write_rows and
- * replica_read_rows to the driver, on slots that are not in the running batch. */
+ * Two threads use it: replica_collect and replica_run belong to the compute thread; replica_submit,
+ * replica_write_rows and replica_read_rows to the driver, rows on slots that are not in a batch
+ * that has been submitted and not collected. */
 #ifndef WORKER_REPLICA_H
 #define WORKER_REPLICA_H
 
@@ -55,16 +56,25 @@ enum status replica_write_rows(struct replica *r, const int32_t *slots, uint32_t
 enum status replica_read_rows(struct replica *r, const int32_t *slots, uint32_t n, void *rows,
                               struct err *err);
 
-/* Runs one batch: load rows, the block once, final norm, store rows, gate on live and observed
- * rows, exit rule, head and sampler on exits, observations. result->outcomes has room
- * for batch->n_segments.
+/* Batches that may be submitted and not collected: 1 where collect computes, 2 on a device. */
+uint32_t replica_depth(const struct replica *r);
+/* Takes a batch; on a device its work is queued behind that of the batches before. The batch and
+ * its arrays are borrowed until it has been collected. STATUS_INTERNAL for a batch that cannot be
+ * (our own mistake), or one more than replica_depth; any error means that the backend is lost. */
+enum status replica_submit(struct replica *r, const struct batch *batch, struct err *err);
+/* The result of the oldest batch that was submitted, which must be there; waits for it, or computes
+ * it now. A batch is: load rows, the block once, final norm, store rows, gate on live and observed
+ * rows, exit rule, head and sampler on exits, observations. result->outcomes has room for
+ * batch->n_segments.
  *
  * A non-finite lambda or logit fails its own sequence through outcome.failure = STATUS_CORRUPT
  * (weights or hidden state are broken), never the batch; a request whose parameters leave nothing
- * to draw has STATUS_INVALID. A failed segment has is_exit false and no token. Every logit row
- * comes to the host: the sampler's one pass finds what an argmax on the device would not, a single
- * NaN among them. An error return means the backend is lost, or there is no memory for
- * observations. */
+ * to draw has STATUS_INVALID. A failed segment has is_exit false and no token. Where the host
+ * draws, every logit row comes to it: the sampler's one pass finds what an argmax on the device
+ * would not, a single NaN among them. An error return means the backend is lost, or there is no
+ * memory for observations. */
+enum status replica_collect(struct replica *r, struct batch_result *result, struct err *err);
+/* Both, for callers that want one batch. Nothing may be submitted. */
 enum status replica_run(struct replica *r, const struct batch *batch, struct batch_result *result,
                         struct err *err);
 

@@ -18,38 +18,36 @@ static uint64_t median3(uint64_t a, uint64_t b, uint64_t c)
 static enum status time_layer(struct replica *r, int layer, uint32_t n, uint64_t *took_ns,
                               struct err *err)
 {
-    int32_t table[MANY_ROWS];
+    const struct block_workspace *w = &r->block_workspace;
+    int32_t table[MANY_ROWS], slots[MANY_ROWS] = {0}, ids[MANY_ROWS] = {0};
     uint32_t n_blocks = (n + r->geometry.block_size - 1) / r->geometry.block_size;
     for (uint32_t i = 0; i < n_blocks; i++)
         table[i] = (int32_t)i;
-    struct kernels_segment segment = {.n_rows = (int32_t)n, .n_blocks = (int32_t)n_blocks};
-    struct kernels_batch batch = {
-        .n_rows = (int32_t)n, .n_segments = 1, .segments = &segment, .block_table = table};
-    enum status st = block_positions(&r->block, r->compute, &r->block_workspace, &batch, err);
+    const struct kernels_segment segment = {.n_rows = (int32_t)n, .n_blocks = (int32_t)n_blocks};
+    const struct kernels_batch batch = {.n_rows = (int32_t)n,
+                                        .n_segments = 1,
+                                        .segments = &segment,
+                                        .block_table = table,
+                                        .slots = slots,
+                                        .ids = ids};
+    enum status st = kernels_bind(r->compute, &batch, &r->kv, 0, err);
+    /* Rows of token 0's embedding: real values, because zeros and leftovers may run at another
+     * speed. */
+    if (st == STATUS_OK)
+        st = kernels_load_rows(r->compute, w->h, r->store.data, &r->embed, (int)n, err);
+    if (st == STATUS_OK)
+        st = block_norm(&r->block, r->compute, w, (int)n, layer, err);
+    if (st == STATUS_OK)
+        st = block_positions(&r->block, r->compute, w, (int)n, err);
     if (st == STATUS_OK)
         st = kernels_stream_sync(r->compute, err);
     uint64_t start_ns = host_now_ns();
     if (st == STATUS_OK)
-        st =
-            block_layers(&r->block, r->compute, &r->block_workspace, &batch, &r->kv, layer, 1, err);
+        st = block_layers(&r->block, r->compute, w, &r->kv, (int)n, layer, 1, err);
     if (st == STATUS_OK)
         st = kernels_stream_sync(r->compute, err);
     *took_ns = host_now_ns() - start_ns;
     return st;
-}
-
-/* Rows of token 0's embedding: real values, because zeros and leftovers may run at another speed.
- */
-static enum status load_scratch(struct replica *r, uint32_t n, struct err *err)
-{
-    int32_t slots[MANY_ROWS] = {0}, ids[MANY_ROWS] = {0};
-    const struct block_workspace *w = &r->block_workspace;
-    enum status st =
-        kernels_load_rows(r->compute, w->h, r->store.data, slots, &r->embed, ids, (int)n, err);
-    if (st == STATUS_OK)
-        st = kernels_rms_norm(r->compute, w->y, w->h, &r->block.layers[0].norm_attention, (int)n,
-                              r->model.rms_norm_eps, err);
-    return st == STATUS_OK ? kernels_stream_sync(r->compute, err) : st;
 }
 
 enum status replica_calibrate(struct replica *r, uint64_t *batch_ns, uint64_t *row_ns,
@@ -63,7 +61,7 @@ enum status replica_calibrate(struct replica *r, uint64_t *batch_ns, uint64_t *r
     if (many > r->geometry.n_slots)
         many = r->geometry.n_slots;
     uint64_t one_ns[N_REPEATS], many_ns[N_REPEATS];
-    enum status st = load_scratch(r, many, err);
+    enum status st = STATUS_OK;
     for (int i = 0; i < N_REPEATS && st == STATUS_OK; i++) {
         /* Other layers in turn, so that weights come from memory as in a real batch; once before
          * the clock counts, so that pages are mapped. */

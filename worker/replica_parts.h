@@ -6,6 +6,7 @@
 #include "worker/replica.h"
 #include "worker/sampler.h"
 
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -37,9 +38,15 @@ struct replica {
     struct kernels_buffer workspace; /* everything below that lives on the device */
     struct block_workspace block_workspace;
     float *lambda;       /* [max_batch_rows] */
-    float *head_rows;    /* [head_group, d] */
+    void *head_rows;     /* [head_group, d] of the activation type */
     float *logits;       /* [head_group, V] */
     uint32_t head_group; /* rows that go through the head at once */
+
+    /* Batches submitted and not collected: batch number i in pending[i % KERNELS_MAX_IN_FLIGHT].
+     * The driver counts what it submits, the compute thread what it collects. */
+    const struct batch *pending[KERNELS_MAX_IN_FLIGHT];
+    struct kernels_batch bound[KERNELS_MAX_IN_FLIGHT]; /* the same as the kernels take it */
+    atomic_uint n_submitted, n_collected;
 
     /* host side of the same, compute thread only */
     struct sampler *sampler;

@@ -63,16 +63,20 @@ static enum status run_block(struct replica *r, const struct batch *b, int n_gat
 {
     const struct block_workspace *w = &r->block_workspace;
     struct kernels_stream *s = r->compute;
-    int n = (int)b->n_rows;
-    struct kernels_batch geometry = {.n_rows = n,
-                                     .n_segments = (int32_t)b->n_segments,
-                                     .segments = b->geometry,
-                                     .block_table = b->block_table};
-    enum status st = kernels_load_rows(s, w->h, r->store.data, b->slots, &r->embed, b->ids, n, err);
+    const int n = (int)b->n_rows;
+    r->bound[0] = (struct kernels_batch){.n_rows = n,
+                                         .n_segments = (int32_t)b->n_segments,
+                                         .segments = b->geometry,
+                                         .block_table = b->block_table,
+                                         .slots = b->slots,
+                                         .ids = b->ids};
+    enum status st = kernels_bind(s, &r->bound[0], &r->kv, 0, err);
     if (st == STATUS_OK)
-        st = block_run(&r->block, s, w, &geometry, &r->kv, err);
+        st = kernels_load_rows(s, w->h, r->store.data, &r->embed, n, err);
     if (st == STATUS_OK)
-        st = kernels_store_rows(s, r->store.data, b->slots, w->y, n, r->model.d_model, err);
+        st = block_run(&r->block, s, w, &r->kv, n, err);
+    if (st == STATUS_OK)
+        st = kernels_store_rows(s, r->store.data, w->y, n, r->model.d_model, err);
     if (st == STATUS_OK && n_gates > 0 && r->gate.data) {
         st = kernels_gate(s, r->lambda, w->y, r->gate_rows, n_gates, &r->gate, &r->gate_bias, err);
         if (st == STATUS_OK)
@@ -144,25 +148,36 @@ static void sample(struct replica *r, const struct batch *b, uint32_t i_segment,
     o->token.cdf = o->exit.cdf;
 }
 
+/* Hidden states of rows [first, first + n) of the head, as they were before they were rounded for
+ * it. */
+static enum status download_hidden(struct replica *r, uint32_t first, uint32_t n, struct err *err)
+{
+    const size_t d = (size_t)r->model.d_model;
+    const float *y = r->block_workspace.y;
+    enum status st = STATUS_OK;
+    for (uint32_t i = first; i < first + n && st == STATUS_OK; i++)
+        st = kernels_download(r->compute, r->observations.hidden + i * d,
+                              y + (size_t)r->head_list[i] * d, d * sizeof(float), err);
+    return st;
+}
+
 static enum status run_heads(struct replica *r, const struct batch *b, uint32_t n_heads,
                              struct batch_result *result, struct err *err)
 {
     struct kernels_stream *s = r->compute;
     size_t vocab = (size_t)r->model.vocab_size;
     const struct kernels_weight *const head[] = {&r->head};
-    size_t d = (size_t)r->model.d_model;
     enum status st = STATUS_OK;
     for (uint32_t first = 0; first < n_heads && st == STATUS_OK; first += r->head_group) {
         uint32_t n = n_heads - first < r->head_group ? n_heads - first : r->head_group;
         st = kernels_gather_rows(s, r->head_rows, r->block_workspace.y, r->head_list + first,
                                  (int)n, r->model.d_model, err);
         if (st == STATUS_OK)
-            st = kernels_linear(s, &r->logits, r->head_rows, head, 1, (int)n, err);
+            st = kernels_linear(s, r->logits, DTYPE_F32, r->head_rows, head, 1, (int)n, err);
         if (st == STATUS_OK)
             st = kernels_download(s, r->host_logits, r->logits, n * vocab * sizeof(float), err);
         if (st == STATUS_OK && r->observations.has_hidden)
-            st = kernels_download(s, r->observations.hidden + first * d, r->head_rows,
-                                  n * d * sizeof(float), err);
+            st = download_hidden(r, first, n, err);
         if (st == STATUS_OK)
             st = kernels_stream_sync(s, err);
         for (uint32_t i = 0; i < n && st == STATUS_OK; i++) {
@@ -181,17 +196,10 @@ static enum status run_heads(struct replica *r, const struct batch *b, uint32_t 
     return st;
 }
 
-enum status replica_run(struct replica *r, const struct batch *batch, struct batch_result *result,
-                        struct err *err)
+static enum status run_batch(struct replica *r, const struct batch *batch,
+                             struct batch_result *result, struct err *err)
 {
-    enum status st = check_batch(r, batch, err);
-    if (st != STATUS_OK)
-        return st;
-    if (r->timed != NULL) {
-        replica_timed_run(r, batch, result);
-        return STATUS_OK;
-    }
-    st = run_block(r, batch, list_gates(r, batch), err);
+    enum status st = run_block(r, batch, list_gates(r, batch), err);
     if (st != STATUS_OK)
         return st;
     decide_exits(r, batch, result);
@@ -211,4 +219,49 @@ enum status replica_run(struct replica *r, const struct batch *batch, struct bat
     result->n_observations = r->observations.n;
     result->observations = r->observations.items;
     return STATUS_OK;
+}
+
+/* ---- submitted and collected ------------------------------------------------------------------
+ */
+
+uint32_t replica_depth(const struct replica *r)
+{
+    (void)r;
+    return 1;
+}
+
+enum status replica_submit(struct replica *r, const struct batch *batch, struct err *err)
+{
+    const uint32_t n = atomic_load(&r->n_submitted);
+    if (n - atomic_load(&r->n_collected) >= replica_depth(r))
+        return err_set(err, STATUS_INTERNAL, "a batch is submitted while %u are in flight",
+                       replica_depth(r));
+    enum status st = check_batch(r, batch, err);
+    if (st != STATUS_OK)
+        return st;
+    r->pending[n % KERNELS_MAX_IN_FLIGHT] = batch;
+    atomic_store(&r->n_submitted, n + 1);
+    return STATUS_OK;
+}
+
+enum status replica_collect(struct replica *r, struct batch_result *result, struct err *err)
+{
+    const uint32_t n = atomic_load(&r->n_collected);
+    if (n == atomic_load(&r->n_submitted))
+        return err_set(err, STATUS_INTERNAL, "a batch is collected, but none was submitted");
+    const struct batch *batch = r->pending[n % KERNELS_MAX_IN_FLIGHT];
+    enum status st = STATUS_OK;
+    if (r->timed != NULL)
+        replica_timed_run(r, batch, result);
+    else
+        st = run_batch(r, batch, result, err);
+    atomic_store(&r->n_collected, n + 1);
+    return st;
+}
+
+enum status replica_run(struct replica *r, const struct batch *batch, struct batch_result *result,
+                        struct err *err)
+{
+    enum status st = replica_submit(r, batch, err);
+    return st == STATUS_OK ? replica_collect(r, result, err) : st;
 }
