@@ -164,12 +164,14 @@ static inline void world_batch_free(struct world_batch *b)
     free(b->pool);
 }
 
-/* Twice on the same scratch, so that what the first launch leaves behind is part of the test. */
+/* Twice on the same scratch, so that what the first launch leaves behind is part of the test: out
+ * is untouched again before the second. */
 static inline void world_launch(const struct world *w, const struct cuda_attention_args *args,
-                                int max_items, cudaStream_t stream)
+                                int max_items, size_t out_bytes, cudaStream_t stream)
 {
     WORLD_OK(cuda_attention_split_prepare(w->head_dim));
     for (int i = 0; i < 2; i++) {
+        WORLD_OK(cudaMemcpyAsync(args->out, w->out, out_bytes, cudaMemcpyHostToDevice, stream));
         WORLD_OK(cuda_attention_split(args, w->head_dim, w->n_blocks, stream));
         if (!w->has_tiles)
             continue;
@@ -226,11 +228,12 @@ static inline void world_run(struct world *w, uint64_t seed)
         .counters = world_to_device(zeros, n_pairs * sizeof *zeros, stream),
         .n_heads = w->n_heads,
         .n_kv_heads = w->n_kv_heads,
-        .block_size = w->block_size,
         .n_layers = WORLD_LAYERS,
         .layer = 1,
+        .blocks = cuda_attention_blocks_of(w->block_size),
         .scale = (float)(1.4426950408889634 / sqrt((double)d))};
-    world_launch(w, &args, attention_plan_max_tile_items(n_rows) + 1, stream);
+    world_launch(w, &args, attention_plan_max_tile_items(n_rows) + 1, out_len * sizeof *w->out,
+                 stream);
     WORLD_OK(cudaMemcpyAsync(w->out, args.out, out_len * sizeof *w->out, cudaMemcpyDeviceToHost,
                              stream));
     WORLD_OK(cudaStreamSynchronize(stream));

@@ -256,6 +256,22 @@ static void test_cuda_attention_of_nothing_writes_nothing(void **state)
     free(w.out);
 }
 
+static void test_cuda_attention_divides_positions_exactly(void **state)
+{
+    (void)state;
+    uint64_t seed = 3;
+    for (int size = 1; size <= 4096; size++) {
+        const struct cuda_attention_blocks b = cuda_attention_blocks_of(size);
+        for (int i = 0; i < 60; i++) {
+            /* Around multiples of the size, where a division goes wrong first. */
+            int64_t p = (int64_t)(random_bits(&seed) >> (33 + i % 20)) / size * size + i % 3 - 1;
+            p = i == 0 ? INT32_MAX : p < 0 ? 0 : p;
+            if (p <= INT32_MAX)
+                assert_int_equal((uint64_t)p * b.factor >> b.shift, p / size);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -266,6 +282,7 @@ int main(void)
         cmocka_unit_test(test_cuda_attention_bits_do_not_depend_on_the_order_of_threads),
 #endif
         cmocka_unit_test(test_cuda_attention_of_nothing_writes_nothing),
+        cmocka_unit_test(test_cuda_attention_divides_positions_exactly),
     };
 #ifdef CAROUSEL_CUDA_EMULATED
     emulator_set_lazy(true);
