@@ -114,19 +114,24 @@ split_copy(const struct cuda_attention_args &a, const struct cuda_batch &b, int3
            unsigned char *ring, int warp, int lane, struct split_cursor *c)
 {
     typedef split_shape<D> shape;
+    typedef attention_row<D> row_shape;
     if (c->unit < n_units) {
         unsigned char *to = ring + c->stage * shape::PART_BYTES;
         const uint32_t offset = c->part < PARTS ? 0u : (uint32_t)a.blocks.size;
         const int part = c->part % PARTS;
         const uint32_t mine = part < PARTS / 2 ? c->rows[0] : c->rows[1];
+        const int down = lane / row_shape::ACROSS, across = lane % row_shape::ACROSS;
 #pragma unroll
-        for (int i = 0; i < D / 16; i++) {
-            const int at = i * 32 + lane, row = at / (D / 8), column = at % (D / 8);
-            const uint32_t from = cuda_shfl(mine, part % 2 * PART + row);
+        for (int r = 0; r < PART; r += 32 / row_shape::ACROSS) {
+            const uint32_t from = cuda_shfl(mine, part % 2 * PART + r + down);
             const bool is_there = from != (uint32_t)ATTENTION_NO_ROW;
-            cuda_copy_async16(
-                to + row * shape::ROW_BYTES + column * 16,
-                a.pool + (size_t)(is_there ? from + offset : 0u) * (2 * D) + column * 16, is_there);
+            const unsigned char *source =
+                a.pool + (size_t)(is_there ? from + offset : 0u) * (2 * D) + across * 16;
+#pragma unroll
+            for (int i = 0; i < row_shape::COLUMNS; i++)
+                cuda_copy_async16(to + (r + down) * row_shape::BYTES +
+                                      (across + i * row_shape::ACROSS) * 16,
+                                  source + i * row_shape::ACROSS * 16, is_there);
         }
         if (++c->part == 2 * PARTS)
             split_cursor_next<D>(a, b, n_units, warp, lane, false, c);
