@@ -23,7 +23,9 @@ $(error CUDA=$(CUDA): auto, no or emulated)
 endif
 CUDA_KIND := $(if $(filter auto,$(CUDA)),$(if $(and $(NVCC),$(if $(SAN)$(findstring clang,$(CC)),,y)),real,no),$(CUDA))
 
-BUILD := build/$(if $(filter emulated,$(CUDA_KIND)),emulated$(if $(SAN),-san-$(subst $(comma),-,$(SAN))),$(if $(SAN),san-$(subst $(comma),-,$(SAN)),release))
+# Objects that do not know of CUDA lie in BASE: an emulated build shares them with the ordinary one.
+BASE  := build/$(if $(SAN),san-$(subst $(comma),-,$(SAN)),release)
+BUILD := $(if $(filter emulated,$(CUDA_KIND)),build/emulated$(if $(SAN),-san-$(subst $(comma),-,$(SAN))),$(BASE))
 
 PKGS := libprotobuf-c jansson libutf8proc libevent libevent_openssl libevent_pthreads openssl
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
@@ -35,7 +37,7 @@ MPI_LIBS   := $(shell mpicc --showme:link 2>/dev/null)
 WARN   := -Wall -Wextra -Wshadow -Wmissing-prototypes -Wstrict-prototypes -Wpointer-arith -Werror
 # -ffp-contract=off: whether a*b+c is fused must not depend on how the compiler unrolled a loop.
 CFLAGS_ALL := -std=c11 -D_GNU_SOURCE $(OPT) -g -ffp-contract=off -fno-omit-frame-pointer -pthread $(WARN) \
-    -I. -I$(BUILD)/gen $(PKG_CFLAGS) -DCAROUSEL_VERSION='"$(VERSION)"' \
+    -I. -I$(BASE)/gen $(PKG_CFLAGS) -DCAROUSEL_VERSION='"$(VERSION)"' \
     $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=undefined) $(CFLAGS)
 
 # The GPU backend: host C of kernels/cuda*.c, kernels of kernels/*.cu. A build without it has kernels/cuda_none.c.
@@ -68,16 +70,18 @@ endif
 LIBS_ALL := $(PKG_LIBS) $(MPI_LIBS) $(CUDA_LIBS) -lm -pthread
 
 ROOMS := proto model kernels cluster worker coordinator train
-SRC   := $(filter-out $(if $(filter no,$(CUDA_KIND)),$(CUDA_C),kernels/cuda_none.c),$(sort $(foreach r,$(ROOMS),$(wildcard $(r)/*.c))))
+HAS_CUDA := $(if $(filter no,$(CUDA_KIND)),,$(wildcard kernels/cuda.c))
+SRC   := $(filter-out $(if $(HAS_CUDA),kernels/cuda_none.c,$(CUDA_C)),$(sort $(foreach r,$(ROOMS),$(wildcard $(r)/*.c))))
 CLI   := $(sort $(wildcard cli/*.c))
 PB    := proto/carousel
-CU_OBJ := $(if $(filter no,$(CUDA_KIND)),,$(CUDA_CU:%=$(BUILD)/%.o))
+CU_OBJ := $(if $(HAS_CUDA),$(CUDA_CU:%=$(BUILD)/%.o))
 EMULATOR_OBJ := $(if $(filter emulated,$(CUDA_KIND)),$(patsubst %,$(BUILD)/%.o,$(EMULATOR)))
-OBJ   := $(SRC:%.c=$(BUILD)/%.o) $(CU_OBJ) $(EMULATOR_OBJ) $(BUILD)/gen/$(PB).pb-c.o
-MAIN_OBJ := $(BUILD)/cli/main.o $(BUILD)/cli/bench.o
+CUDA_OBJ := $(if $(HAS_CUDA),$(CUDA_C:%.c=$(BUILD)/%.o))
+OBJ   := $(patsubst %.c,$(BASE)/%.o,$(filter-out $(CUDA_C),$(SRC))) $(CUDA_OBJ) $(CU_OBJ) $(EMULATOR_OBJ) $(BASE)/gen/$(PB).pb-c.o
+MAIN_OBJ := $(BASE)/cli/main.o $(BASE)/cli/bench.o
 # In the library too, all but main.c and bench.c, which only dispatch, so that unit tests and fuzz targets
 # reach them.
-CLI_OBJ := $(filter-out $(MAIN_OBJ),$(CLI:%.c=$(BUILD)/%.o))
+CLI_OBJ := $(filter-out $(MAIN_OBJ),$(CLI:%.c=$(BASE)/%.o))
 # Tests of the backend are built where it is; an emulated build runs only what the backend is part of.
 UNIT_ALL := $(sort $(wildcard tests/test_*.c))
 UNIT_EMULATED := $(sort $(wildcard $(foreach w,cuda emulator kernels replica,tests/test_*$(w)*.c)))
@@ -93,7 +97,7 @@ FUZZ_BUILD := build/fuzz
 FUZZ_BIN := $(FUZZ:tests/%.c=$(FUZZ_BUILD)/tests/%)
 
 .DEFAULT_GOAL := all
-.PHONY: all help cuda_report demo test unit e2e bench fuzz pure headers includes install clean setup format
+.PHONY: all help cuda_report demo test unit e2e bench fuzz pure headers includes install clean setup format FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -111,45 +115,45 @@ setup: ## install what is missing (Debian packages); does nothing when all is th
 FLAGS_LINE := $(CC) $(CFLAGS_ALL) $(MPI_CFLAGS) $(PKG_LIBS) $(MPI_LIBS)
 CUDA_LINE := $(CUDA_KIND) $(CUDA_CFLAGS) $(CUDA_LIBS) $(CU_LINE)
 stamp = mkdir -p $(@D) && { printf '%s\n' '$(subst ','\'',$(1))' | cmp -s - $@ || printf '%s\n' '$(subst ','\'',$(1))' > $@; }
-$(BUILD)/flags: FORCE
+$(BASE)/flags: FORCE
 	@$(call stamp,$(FLAGS_LINE))
 $(BUILD)/flags_cuda: FORCE
 	@$(call stamp,$(CUDA_LINE))
-FORCE:
-
-# Only the backend's own files and the tests see CUDA; a change of CUDA= rebuilds those.
-$(BUILD)/kernels/cuda%.o $(BUILD)/tests/%: KIND_CFLAGS := $(CUDA_CFLAGS)
-$(CUDA_C:%.c=$(BUILD)/%.o) $(CU_OBJ) $(EMULATOR_OBJ) $(BUILD)/libcarousel.a: $(BUILD)/flags_cuda
 
 # Instruction sets by file name, so that the flags stay next to the code that needs them.
-$(BUILD)/%_avx2.o: ISA := -mavx2 -mfma -mf16c
+$(BASE)/%_avx2.o: ISA := -mavx2 -mfma -mf16c
 AVX512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -mprefer-vector-width=512
-$(BUILD)/%_avx512.o: ISA := $(AVX512)
-$(BUILD)/%_amx.o: ISA := $(AVX512) -mamx-tile -mamx-bf16
+$(BASE)/%_avx512.o: ISA := $(AVX512)
+$(BASE)/%_amx.o: ISA := $(AVX512) -mamx-tile -mamx-bf16
 
 # Fuzz targets do not reach the kernels, and clang needs ten minutes for their unrolled loops with -fsanitize=undefined.
 $(FUZZ_BUILD)/kernels/%.o: UNINSTRUMENTED := -fno-sanitize=all
 
-$(BUILD)/gen/$(PB).pb-c.c $(BUILD)/gen/$(PB).pb-c.h: $(PB).proto
-	@mkdir -p $(BUILD)/gen
-	@protoc-c --c_out=$(BUILD)/gen $<
-$(BUILD)/gen/%.pb-c.o: $(BUILD)/gen/%.pb-c.c $(BUILD)/flags
+$(BASE)/gen/$(PB).pb-c.c $(BASE)/gen/$(PB).pb-c.h: $(PB).proto
+	@mkdir -p $(BASE)/gen
+	@protoc-c --c_out=$(BASE)/gen $<
+$(BASE)/gen/%.pb-c.o: $(BASE)/gen/%.pb-c.c $(BASE)/flags
 	@echo "  CC   $<"
 	@$(CC) $(filter-out -Wshadow -Wmissing-prototypes -Werror,$(CFLAGS_ALL)) -MMD -MP -c $< -o $@
 
-$(BUILD)/%.o: %.c $(BUILD)/flags | $(BUILD)/gen/$(PB).pb-c.h
+$(BASE)/%.o: %.c $(BASE)/flags | $(BASE)/gen/$(PB).pb-c.h
 	@mkdir -p $(@D)
 	@echo "  CC   $<"
-	@$(CC) $(CFLAGS_ALL) $(KIND_CFLAGS) $(ISA) $(UNINSTRUMENTED) $(if $(filter cluster/%,$<),$(MPI_CFLAGS)) -MMD -MP -c $< -o $@
+	@$(CC) $(CFLAGS_ALL) $(ISA) $(UNINSTRUMENTED) $(if $(filter cluster/%,$<),$(MPI_CFLAGS)) -MMD -MP -c $< -o $@
 
+# Only the backend's own files and the tests see CUDA: a change of CUDA= rebuilds no others.
+$(CUDA_OBJ): $(BUILD)/%.o: %.c $(BASE)/flags $(BUILD)/flags_cuda | $(BASE)/gen/$(PB).pb-c.h
+	@mkdir -p $(@D)
+	@echo "  CC   $<"
+	@$(CC) $(CFLAGS_ALL) $(CUDA_CFLAGS) -MMD -MP -c $< -o $@
 # The emulator's C objects are named as its .cu ones: x.c.o, x.cu.o.
-$(BUILD)/tests/emulator/%.c.o: tests/emulator/%.c $(BUILD)/flags | $(BUILD)/gen/$(PB).pb-c.h
+$(BUILD)/tests/emulator/%.c.o: tests/emulator/%.c $(BASE)/flags $(BUILD)/flags_cuda
 	@mkdir -p $(@D)
 	@echo "  CC   $<"
 	@$(CC) $(CFLAGS_ALL) -O2 $(CUDA_CFLAGS) -MMD -MP -c $< -o $@
 
 # nvcc's report of registers, shared memory and spills stays beside the object.
-$(BUILD)/%.cu.o: %.cu
+$(BUILD)/%.cu.o: %.cu $(BUILD)/flags_cuda
 	@mkdir -p $(@D)
 	@echo "  CU   $<"
 	@$(CU_LINE) -MMD -MF $(@:.o=.d) -MT $@ -c $< -o $@ 2>$@.log || { cat $@.log; exit 1; }
@@ -161,10 +165,10 @@ cuda_report: $(BUILD)/cuda_kernels.txt ## registers, shared memory, stack and sp
 	@scripts/cuda_report.sh $<
 
 # Pages are built into the program by .incbin, which the compiler's dependencies do not name.
-$(BUILD)/coordinator/http_live.o: coordinator/live_page.html
-$(BUILD)/cli/trace_page.o: cli/trace_page.html
+$(BASE)/coordinator/http_live.o: coordinator/live_page.html
+$(BASE)/cli/trace_page.o: cli/trace_page.html
 
-$(BUILD)/libcarousel.a: $(OBJ) $(CLI_OBJ)
+$(BUILD)/libcarousel.a: $(OBJ) $(CLI_OBJ) $(BUILD)/flags_cuda
 	@echo "  AR   $@"
 	@rm -f $@ && ar rcs $@ $(filter %.o,$^)
 
@@ -203,7 +207,7 @@ fuzz: setup ## every libFuzzer target for FUZZ_SECONDS (default 10) each
 	@scripts/fuzz.sh $(FUZZ_SECONDS) $(FUZZ_BUILD)
 
 fuzz-bins:
-	@$(MAKE) --no-print-directory CC=clang BUILD=$(FUZZ_BUILD) SAN= OPT=-O1 \
+	@$(MAKE) --no-print-directory CC=clang CUDA=no BASE=$(FUZZ_BUILD) BUILD=$(FUZZ_BUILD) SAN= OPT=-O1 \
 	    CFLAGS='-fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=undefined -Wno-unknown-warning-option' $(FUZZ_BIN)
 $(FUZZ_BUILD)/tests/fuzz_%: tests/fuzz_%.c $(FUZZ_BUILD)/libcarousel.a
 	@mkdir -p $(@D)
@@ -211,9 +215,9 @@ $(FUZZ_BUILD)/tests/fuzz_%: tests/fuzz_%.c $(FUZZ_BUILD)/libcarousel.a
 	@$(CC) $(CFLAGS_ALL) -Wno-missing-prototypes -fsanitize=fuzzer -o $@ $< $(FUZZ_BUILD)/libcarousel.a $(LIBS_ALL)
 
 pure: $(BUILD)/libcarousel.a ## fail if a pure object calls anything outside a short list
-	@scripts/check_pure.sh $(BUILD)
+	@scripts/check_pure.sh $(BASE)
 
-headers: $(BUILD)/gen/$(PB).pb-c.h ## every header compiles alone
+headers: $(BASE)/gen/$(PB).pb-c.h ## every header compiles alone
 	@for h in $(HEADERS); do \
 	    case $$h in kernels/cuda*) cuda='$(or $(CUDA_CFLAGS),-Itests/emulator)' ;; *) cuda= ;; esac; \
 	    $(CC) $(CFLAGS_ALL) $(MPI_CFLAGS) $$cuda -fsyntax-only -x c $$h || exit 1; done

@@ -128,6 +128,10 @@ cudaStream_t emulator_stream_of(cudaStream_t stream);
 /* Runs operations of the stream up to number. */
 void emulator_run_until(cudaStream_t stream, uint64_t number);
 void emulator_run_all(void);
+/* Runs the first operation of a stream that has one. */
+void emulator_run_first(cudaStream_t stream);
+/* What became of it: an operation that ran may have killed the device. */
+cudaError_t emulator_leave_after_run(void);
 void emulator_run_op(const struct emulator_op *op);
 /* cudaErrorStreamCaptureUnsupported when a capture is under way that forbids such calls. */
 cudaError_t emulator_refuse_in_capture(void);

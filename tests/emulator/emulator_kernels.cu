@@ -125,6 +125,7 @@ static __global__ void copy(uint32_t *out, const uint32_t *in, int n, bool has_w
     __syncthreads();
     for (int i = 0; i < 4; i++)
         out[t + 32 * i] = words[t + 32 * i];
+    __syncthreads();
     cuda_copy_wait<0>();
     __syncthreads();
     for (int i = 4; i < 8; i++)

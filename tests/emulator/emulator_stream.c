@@ -78,11 +78,11 @@ void emulator_run_op(const struct emulator_op *op)
         break;
     case EMULATOR_OP_RECORD:
     case EMULATOR_OP_WAIT:
-        break; /* run_first's */
+        break; /* emulator_run_first's */
     }
 }
 
-static void run_first(cudaStream_t stream)
+void emulator_run_first(cudaStream_t stream)
 {
     struct emulator_op *op = stream->first;
     stream->first = op->next;
@@ -102,7 +102,7 @@ static void run_first(cudaStream_t stream)
 void emulator_run_until(cudaStream_t stream, uint64_t number)
 {
     while (stream->first != NULL && stream->first->number <= number)
-        run_first(stream);
+        emulator_run_first(stream);
 }
 
 void emulator_run_all(void)
@@ -328,7 +328,7 @@ static cudaError_t stream_enter(cudaStream_t stream, cudaStream_t *out)
 }
 
 /* What became of it: an operation that ran may have killed the device. */
-static cudaError_t leave_after_run(void)
+cudaError_t emulator_leave_after_run(void)
 {
     cudaError_t code = emulator_enter_quietly();
     emulator_leave(cudaSuccess);
@@ -343,7 +343,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
         return emulator_leave(code);
     order_with_default(s);
     emulator_run_until(s, UINT64_MAX);
-    return leave_after_run();
+    return emulator_leave_after_run();
 }
 cudaError_t cudaDeviceSynchronize(void)
 {
@@ -353,114 +353,16 @@ cudaError_t cudaDeviceSynchronize(void)
     if (code != cudaSuccess)
         return emulator_leave(code);
     emulator_run_all();
-    return leave_after_run();
+    return emulator_leave_after_run();
 }
 cudaError_t cudaStreamQuery(cudaStream_t stream)
 {
     cudaStream_t s;
     cudaError_t code = stream_enter(stream, &s);
     if (code == cudaSuccess && s->first != NULL) {
-        run_first(s);
+        emulator_run_first(s);
         code = cudaErrorNotReady;
     }
-    return emulator_leave(code);
-}
-
-cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags)
-{
-    (void)flags;
-    cudaError_t code = emulator_enter();
-    if (code == cudaSuccess && event == NULL)
-        code = cudaErrorInvalidResourceHandle;
-    if (code == cudaSuccess && event->stream != NULL && !event->is_done) {
-        struct emulator_op op = {.kind = EMULATOR_OP_WAIT, .wait = {event->stream, event->number}};
-        code = emulator_add(stream, &op, NULL);
-    }
-    return emulator_leave(code);
-}
-
-/* ---- events ------------------------------------------------------------------------------------
- */
-
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags)
-{
-    (void)flags;
-    cudaError_t code = emulator_enter();
-    if (code == cudaSuccess) {
-        *event = calloc(1, sizeof **event);
-        if (*event == NULL)
-            emulator_die("no memory for an event");
-        emulator_count_live(1);
-    }
-    return emulator_leave(code);
-}
-cudaError_t cudaEventCreate(cudaEvent_t *event)
-{
-    return cudaEventCreateWithFlags(event, cudaEventDefault);
-}
-cudaError_t cudaEventDestroy(cudaEvent_t event)
-{
-    cudaError_t dead = emulator_enter_quietly();
-    if (event == NULL)
-        return emulator_leave(cudaErrorInvalidResourceHandle);
-    emulator_run_all(); /* a record of it may be queued */
-    free(event);
-    emulator_count_live(-1);
-    return emulator_leave(dead);
-}
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
-{
-    cudaError_t code = emulator_enter();
-    cudaStream_t s = emulator_stream_of(stream);
-    if (code == cudaSuccess && (event == NULL || s == NULL))
-        code = cudaErrorInvalidResourceHandle;
-    if (code == cudaSuccess && s->capture == NULL && !s->is_capture_broken) {
-        event->stream = s;
-        event->number = s->n_added + 1;
-        event->is_done = false;
-    }
-    struct emulator_op op = {.kind = EMULATOR_OP_RECORD, .record = event};
-    if (code == cudaSuccess)
-        code = emulator_add(stream, &op, NULL);
-    return emulator_leave(code);
-}
-/* Never recorded counts as done. */
-static bool event_is_done(cudaEvent_t event)
-{
-    return event->stream == NULL || event->is_done;
-}
-cudaError_t cudaEventQuery(cudaEvent_t event)
-{
-    cudaError_t code = emulator_enter();
-    if (code == cudaSuccess && event == NULL)
-        code = cudaErrorInvalidResourceHandle;
-    if (code == cudaSuccess && !event_is_done(event)) {
-        if (event->stream->first != NULL)
-            run_first(event->stream);
-        code = cudaErrorNotReady;
-    }
-    return emulator_leave(code);
-}
-cudaError_t cudaEventSynchronize(cudaEvent_t event)
-{
-    cudaError_t code = emulator_enter();
-    if (code == cudaSuccess && event == NULL)
-        code = cudaErrorInvalidResourceHandle;
-    if (code != cudaSuccess)
-        return emulator_leave(code);
-    if (!event_is_done(event))
-        emulator_run_until(event->stream, event->number);
-    return leave_after_run();
-}
-cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to)
-{
-    cudaError_t code = emulator_enter();
-    if (code == cudaSuccess && (from == NULL || to == NULL || !from->has_time || !to->has_time))
-        code = cudaErrorInvalidResourceHandle;
-    if (code == cudaSuccess && !(event_is_done(from) && event_is_done(to)))
-        code = cudaErrorNotReady;
-    if (code == cudaSuccess)
-        *ms = (float)(to->at_ms - from->at_ms);
     return emulator_leave(code);
 }
 
