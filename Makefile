@@ -46,9 +46,9 @@ CUDA_CU  := $(sort $(wildcard kernels/*.cu))
 EMULATOR := $(sort $(wildcard tests/emulator/*.c tests/emulator/*.cu))
 ifeq ($(CUDA_KIND),real)
 CUDA_HOME := $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
-CUDA_INCLUDE := $(if $(wildcard $(CUDA_HOME)/include/cuda_runtime_api.h),-isystem $(CUDA_HOME)/include)
-CUDA_LIB_DIR := $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib/x86_64-linux-gnu /usr/lib/x86_64-linux-gnu))
-CUDA_LIBS := $(CUDA_LIB_DIR)/libcudart_static.a -ldl -lrt
+# A distribution's own package has both where the compiler looks anyway.
+CUDA_INCLUDE := $(addprefix -isystem ,$(filter-out /usr/include,$(patsubst %/,%,$(dir $(wildcard $(CUDA_HOME)/include/cuda_runtime_api.h)))))
+CUDA_LIBS := $(or $(firstword $(wildcard $(CUDA_HOME)/lib64/libcudart_static.a $(CUDA_HOME)/lib/libcudart_static.a)),-lcudart_static) -ldl -lrt
 CUDA_CFLAGS := -DCAROUSEL_CUDA $(CUDA_INCLUDE)
 # What this nvcc knows of: sm_80 for all since Ampere, Hopper's own instructions, and PTX for what is newer.
 nvcc_knows = $(shell $(NVCC) --dryrun -gencode arch=$(1),code=$(2) -x cu -c /dev/null -o /dev/null >/dev/null 2>&1 && echo -gencode arch=$(1),code=$(2))
@@ -156,7 +156,7 @@ $(BUILD)/tests/emulator/%.c.o: tests/emulator/%.c $(BASE)/flags $(BUILD)/flags_c
 $(BUILD)/%.cu.o: %.cu $(BUILD)/flags_cuda
 	@mkdir -p $(@D)
 	@echo "  CU   $<"
-	@$(CU_LINE) -MMD -MF $(@:.o=.d) -MT $@ -c $< -o $@ 2>$@.log || { cat $@.log; exit 1; }
+	@$(CU_LINE) -MMD -MP -MF $(@:.o=.d) -MT $@ -c $< -o $@ 2>$@.log || { cat $@.log; exit 1; }
 
 $(BUILD)/cuda_kernels.txt: $(CU_OBJ)
 	@cat $(CU_OBJ:=.log) </dev/null > $@

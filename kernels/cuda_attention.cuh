@@ -20,16 +20,19 @@ template <int D> struct attention_row {
     static constexpr int BYTES = 2 * D + 16;
 };
 
-/* The row of the pool, in units of D elements, where K of a position lies; V is block_size further.
+/* The row of the pool, in units of D elements, where K of a position lies; V is blocks.size
+ * further.
  */
 static __device__ __forceinline__ uint32_t attention_pool_row(const struct cuda_attention_args &a,
                                                               const int32_t *block_table,
                                                               int32_t kv_head, int32_t position)
 {
-    uint32_t block = (uint32_t)block_table[position / a.block_size];
-    uint32_t head = (block * (uint32_t)a.n_layers + (uint32_t)a.layer) * (uint32_t)a.n_kv_heads +
-                    (uint32_t)kv_head;
-    return head * 2u * (uint32_t)a.block_size + (uint32_t)(position % a.block_size);
+    const int32_t at = (int32_t)((uint64_t)position * a.blocks.factor >> a.blocks.shift);
+    const uint32_t block = (uint32_t)block_table[at];
+    const uint32_t head =
+        (block * (uint32_t)a.n_layers + (uint32_t)a.layer) * (uint32_t)a.n_kv_heads +
+        (uint32_t)kv_head;
+    return head * 2u * (uint32_t)a.blocks.size + (uint32_t)(position - at * a.blocks.size);
 }
 
 /* K of 16 positions and 16 columns at k_rows as right factors: b of positions 0..7, b + 2 of 8..15.

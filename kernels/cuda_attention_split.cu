@@ -116,7 +116,7 @@ split_copy(const struct cuda_attention_args &a, const struct cuda_batch &b, int3
     typedef split_shape<D> shape;
     if (c->unit < n_units) {
         unsigned char *to = ring + c->stage * shape::PART_BYTES;
-        const uint32_t offset = c->part < PARTS ? 0u : (uint32_t)a.block_size;
+        const uint32_t offset = c->part < PARTS ? 0u : (uint32_t)a.blocks.size;
         const int part = c->part % PARTS;
         const uint32_t mine = part < PARTS / 2 ? c->rows[0] : c->rows[1];
 #pragma unroll

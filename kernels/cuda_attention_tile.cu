@@ -264,7 +264,7 @@ __global__ void __launch_bounds__(THREADS, (tile_shape<D, M, IS_DETERMINISTIC>::
         float factor[M][2];
         cuda_copy_wait<0>();
         __syncthreads(); /* K is there; V of the step before has been read */
-        tile_copy<D>(a, now, (uint32_t)a.block_size, v);
+        tile_copy<D>(a, now, (uint32_t)a.blocks.size, v);
         cuda_copy_commit();
         if (threadIdx.x < STEP && step + 1 < n_steps)
             rows[(step + 1) % 2 * STEP + (int)threadIdx.x] =
