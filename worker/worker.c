@@ -5,6 +5,7 @@
 #include "worker/worker_state.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* The loop looks around at least this often, whatever the transport's wake-ups do. */
@@ -67,6 +68,8 @@ static enum status worker_take_bundle(struct worker *w, const struct transport_m
         if (status != STATUS_OK)
             return err_wrap(err, "rank %d: message from rank %d", w->transport->rank,
                             message->source);
+        if (!has_frame) /* the message's bytes are used until here */
+            status = worker_rows_finish(&w->rows, err);
         if (!has_frame)
             break;
         struct stage_event event = {.kind = STAGE_FRAME,
@@ -256,6 +259,8 @@ enum status worker_run(struct transport *transport, const struct worker_config *
     if (status == STATUS_OK && !w.is_over)
         status = worker_loop(&w, err);
     worker_leave(&w, status, err);
+    worker_rows_destroy(&w.rows);
+    free(w.leaving);
     compute_destroy(w.compute);
     stage_destroy(w.stage);
     worker_trace_destroy(&w);

@@ -11,6 +11,8 @@
 #include "worker/replica.h"
 #include "worker/stage.h"
 #include "worker/worker.h"
+#include "worker/worker_device.h"
+#include "worker/worker_rows.h"
 
 /* What the worker is doing when it is not handling a message; the clock of each runs in
  * worker_clock. */
@@ -27,10 +29,13 @@ struct worker_trace_answer {
 struct worker {
     struct transport *transport;
     const struct worker_config *config;
+    struct worker_device device;
     struct checkpoint *checkpoint;
     struct replica *replica;
     struct stage *stage;
     struct compute *compute;
+    struct worker_rows rows;            /* on their way between messages and store */
+    struct transport_message **leaving; /* [ring_size] the messages of one step */
     struct cost cost;
     struct frame_limits limits;
     uint32_t ring_size, ring_index;
