@@ -55,8 +55,9 @@ nvcc_knows = $(shell $(NVCC) --dryrun -gencode arch=$(1),code=$(2) -x cu -c /dev
 NVCC_ARCH ?= $(strip $(call nvcc_knows,compute_80,sm_80) $(or $(call nvcc_knows,compute_90a,sm_90a),$(call nvcc_knows,compute_90,sm_90)) \
     $(call nvcc_knows,compute_90,compute_90))
 NVCC_ARCH := $(NVCC_ARCH)
+# -fno-threadsafe-statics: nvcc's stubs of kernels have static pointers, whose guards would ask for libstdc++.
 CU_LINE = $(NVCC) -std=c++17 -O3 -lineinfo $(NVCC_ARCH) -I. -DCAROUSEL_CUDA -Werror all-warnings -Xptxas -v \
-    -Xcompiler -Wall,-Wextra,-fno-exceptions,-fno-omit-frame-pointer $(NVCC_FLAGS)
+    -Xcompiler -Wall,-Wextra,-fno-exceptions,-fno-omit-frame-pointer,-fno-threadsafe-statics $(NVCC_FLAGS)
 else ifeq ($(CUDA_KIND),emulated)
 CUDA_CFLAGS := -DCAROUSEL_CUDA -DCAROUSEL_CUDA_EMULATED -Itests/emulator
 CXX ?= g++

@@ -216,9 +216,9 @@ enum status cuda_attention(struct kernels_stream *base, void *out, const void *q
         .counters = a->counters,
         .n_heads = n_heads,
         .n_kv_heads = kv->n_kv_heads,
-        .block_size = kv->block_size,
         .n_layers = kv->n_layers,
         .layer = layer,
+        .blocks = cuda_attention_blocks_of(kv->block_size),
         .scale = (float)(1.4426950408889634 / sqrt((double)a->head_dim)),
     };
     st = cuda_check(cuda_attention_split(&args, a->head_dim, a->n_blocks, s->stream),

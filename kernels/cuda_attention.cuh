@@ -18,18 +18,25 @@ enum { ATTENTION_NO_ROW = 0xffffffff };
  * rows, which a matrix load takes at once, lie in different banks. */
 template <int D> struct attention_row {
     static constexpr int BYTES = 2 * D + 16;
+    /* Threads that copy side by side in a row, 16 bytes each: the power of two that divides it, so
+     * that a thread's next row and column are a constant further. */
+    static constexpr int ACROSS = (D / 8) & -(D / 8);
+    static constexpr int COLUMNS = D / 8 / ACROSS;
 };
 
-/* The row of the pool, in units of D elements, where K of a position lies; V is block_size further.
+/* The row of the pool, in units of D elements, where K of a position lies; V is blocks.size
+ * further.
  */
 static __device__ __forceinline__ uint32_t attention_pool_row(const struct cuda_attention_args &a,
                                                               const int32_t *block_table,
                                                               int32_t kv_head, int32_t position)
 {
-    uint32_t block = (uint32_t)block_table[position / a.block_size];
-    uint32_t head = (block * (uint32_t)a.n_layers + (uint32_t)a.layer) * (uint32_t)a.n_kv_heads +
-                    (uint32_t)kv_head;
-    return head * 2u * (uint32_t)a.block_size + (uint32_t)(position % a.block_size);
+    const int32_t at = (int32_t)((uint64_t)position * a.blocks.factor >> a.blocks.shift);
+    const uint32_t block = (uint32_t)block_table[at];
+    const uint32_t head =
+        (block * (uint32_t)a.n_layers + (uint32_t)a.layer) * (uint32_t)a.n_kv_heads +
+        (uint32_t)kv_head;
+    return head * 2u * (uint32_t)a.blocks.size + (uint32_t)(position - at * a.blocks.size);
 }
 
 /* K of 16 positions and 16 columns at k_rows as right factors: b of positions 0..7, b + 2 of 8..15.
@@ -53,11 +60,13 @@ attention_values_load(uint32_t b[4], const unsigned char *v_rows, int row_bytes,
 static __device__ __forceinline__ void attention_mask(float (*scores)[4], int32_t first_position,
                                                       const int32_t row[2], int lane)
 {
+    const int32_t seen[2] = {row[0] - first_position - lane % 4 * 2,
+                             row[1] - first_position - lane % 4 * 2};
 #pragma unroll
     for (int n = 0; n < ATTENTION_STEP / 8; n++)
 #pragma unroll
         for (int e = 0; e < 4; e++)
-            if (first_position + n * 8 + lane % 4 * 2 + e % 2 > row[e / 2])
+            if (n * 8 + e % 2 > seen[e / 2])
                 scores[n][e] = -INFINITY;
 }
 

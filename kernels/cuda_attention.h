@@ -22,6 +22,23 @@
 extern "C" {
 #endif
 
+/* Division of positions by the block size: p / size = p * factor >> shift, exact below 2^31. The
+ * kernels look up every position, and have no registers to spare for a real division. */
+struct cuda_attention_blocks {
+    int32_t size;
+    uint32_t factor;
+    int32_t shift;
+};
+static inline struct cuda_attention_blocks cuda_attention_blocks_of(int32_t size)
+{
+    int32_t bits = 0;
+    while (((int64_t)1 << bits) < size)
+        bits++;
+    struct cuda_attention_blocks blocks = {size, 0, 31 + bits};
+    blocks.factor = (uint32_t)(((uint64_t)1 << blocks.shift) / (uint64_t)size + 1);
+    return blocks;
+}
+
 struct cuda_attention_args {
     uint16_t *out;                  /* [n, H * D] bf16 */
     const uint16_t *qkv;            /* [n, (H + 2G) * D] bf16 */
@@ -31,7 +48,8 @@ struct cuda_attention_args {
     float *partial_sums;            /* [pair][H]{m, l} */
     int32_t *counters; /* [pair][units] pieces ready of a row group, by its first pair; 0 */
     int32_t n_heads, n_kv_heads;
-    int32_t block_size, n_layers, layer;
+    int32_t n_layers, layer;
+    struct cuda_attention_blocks blocks;
     float scale; /* D^-0.5 log2(e) */
 };
 

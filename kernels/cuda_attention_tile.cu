@@ -31,15 +31,23 @@ static __device__ __forceinline__ void tile_copy(const struct cuda_attention_arg
                                                  const uint32_t *rows, uint32_t offset,
                                                  unsigned char *to)
 {
+    typedef attention_row<D> row_shape;
+    constexpr int down = THREADS / row_shape::ACROSS;
+    const uint32_t first = threadIdx.x / row_shape::ACROSS;
+    const uint32_t column = threadIdx.x % row_shape::ACROSS;
 #pragma unroll
-    for (int i = 0; i < STEP * (D / 8) / THREADS; i++) {
-        const uint32_t at = (uint32_t)i * THREADS + threadIdx.x;
-        const uint32_t row = at / (D / 8), column = at % (D / 8);
-        const uint32_t from = rows[row];
+    for (int r = 0; r < STEP; r += down) {
+        if (down > STEP && first >= STEP)
+            break;
+        const uint32_t from = rows[first + r];
         const bool is_there = from != (uint32_t)ATTENTION_NO_ROW;
-        cuda_copy_async16(to + row * attention_row<D>::BYTES + column * 16,
-                          a.pool + (size_t)(is_there ? from + offset : 0u) * (2 * D) + column * 16,
-                          is_there);
+        const unsigned char *source =
+            a.pool + (size_t)(is_there ? from + offset : 0u) * (2 * D) + column * 16;
+#pragma unroll
+        for (int c = 0; c < row_shape::COLUMNS; c++)
+            cuda_copy_async16(to + (first + r) * row_shape::BYTES +
+                                  (column + c * row_shape::ACROSS) * 16,
+                              source + c * row_shape::ACROSS * 16, is_there);
     }
 }
 
@@ -264,7 +272,7 @@ __global__ void __launch_bounds__(THREADS, (tile_shape<D, M, IS_DETERMINISTIC>::
         float factor[M][2];
         cuda_copy_wait<0>();
         __syncthreads(); /* K is there; V of the step before has been read */
-        tile_copy<D>(a, now, (uint32_t)a.block_size, v);
+        tile_copy<D>(a, now, (uint32_t)a.blocks.size, v);
         cuda_copy_commit();
         if (threadIdx.x < STEP && step + 1 < n_steps)
             rows[(step + 1) % 2 * STEP + (int)threadIdx.x] =

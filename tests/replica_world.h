@@ -114,7 +114,7 @@ static inline void run(struct world *w, const struct piece *pieces, int n_pieces
         struct sequence_state *s = &w->sequences[p->sequence];
         int n_blocks = (p->first + p->n + BLOCK - 1) / BLOCK;
         segments[i] = (struct batch_segment){s->params.sequence, &s->params, (uint32_t)p->loop,
-                                             p->is_live, s->exit, s->targets};
+                                             p->is_live,         s->exit,    s->targets};
         geometry[i] =
             (struct kernels_segment){(int32_t)b.n_rows, p->n, p->first, n_table, n_blocks};
         for (int j = 0; j < n_blocks; j++)
@@ -134,11 +134,24 @@ static inline void run(struct world *w, const struct piece *pieces, int n_pieces
             w->sequences[pieces[i].sequence].exit = w->outcomes[i].exit;
 }
 
+/* n rows that stand one behind the other: into the slots, or out of them. */
+static inline enum status move_rows(struct world *w, bool is_out, const int32_t *slots, int n,
+                                    void *rows, struct err *err)
+{
+    void *hosts[MAX_POSITIONS];
+    assert_true(n <= MAX_POSITIONS);
+    for (int i = 0; i < n; i++)
+        hosts[i] =
+            (char *)rows + (size_t)i * (size_t)w->model->checkpoint.config.d_model * sizeof(float);
+    enum status status = is_out ? replica_read_rows(w->replica, slots, hosts, (uint32_t)n, err)
+                                : replica_write_rows(w->replica, slots, (const void *const *)hosts,
+                                                     (uint32_t)n, err);
+    return status == STATUS_OK ? replica_sync_rows(w->replica, err) : status;
+}
+
 static inline void read_hidden(struct world *w, int sequence, int n, float *out)
 {
-    assert_int_equal(
-        replica_read_rows(w->replica, w->sequences[sequence].slots, (uint32_t)n, out, NULL),
-        STATUS_OK);
+    assert_int_equal(move_rows(w, true, w->sequences[sequence].slots, n, out, NULL), STATUS_OK);
 }
 
 /* All loops of sequence i, whole and alone; hidden [T, n, d] as stored. */

@@ -129,22 +129,22 @@ static void test_replica_rows_travel_between_slots(void **state)
     static struct world w;
     enum { N = 13, D = 24 };
     float alone[4 * N * D], hidden[N * D];
-    unsigned char message[1 + sizeof hidden]; /* a frame's rows may lie anywhere */
+    _Alignas(64) unsigned char message[4 + sizeof hidden]; /* rows lie at multiples of 4 */
     world_open(&w, &OURO, DTYPE_F32, 1);
     struct sequence_state *s = add(&w, 0, N, 11);
     run_alone(&w, 0, N, alone);
     for (int t = 1; t <= 4; t++) {
         run(&w, &(struct piece){0, t, 0, N, true}, 1);
-        assert_int_equal(replica_read_rows(w.replica, s->slots, N, message + 1, NULL), STATUS_OK);
+        assert_int_equal(move_rows(&w, true, s->slots, N, message + 4, NULL), STATUS_OK);
         for (int p = 0; p < N; p++)
             s->slots[p] = 200 * t + (p % 3) * 20 + p;
-        assert_int_equal(replica_write_rows(w.replica, s->slots, N, message + 1, NULL), STATUS_OK);
+        assert_int_equal(move_rows(&w, false, s->slots, N, message + 4, NULL), STATUS_OK);
         read_hidden(&w, 0, N, hidden);
         assert_memory_equal(hidden, alone + (t - 1) * N * D, sizeof hidden);
     }
     struct err err;
     int32_t outside = (int32_t)replica_get_geometry(w.replica)->n_slots;
-    assert_int_equal(replica_write_rows(w.replica, &outside, 1, message, &err), STATUS_INTERNAL);
+    assert_int_equal(move_rows(&w, false, &outside, 1, message, &err), STATUS_INTERNAL);
     world_close(&w);
 }
 
@@ -176,8 +176,8 @@ static void test_replica_driver_copies_rows_while_a_batch_runs(void **state)
     for (int i = 0; i < 10 || !atomic_load(&d.is_over); i++) {
         for (int j = 0; j < 3 * 24; j++)
             rows[j] = (float)(i + j);
-        assert_int_equal(replica_write_rows(w.replica, slots, 3, rows, NULL), STATUS_OK);
-        assert_int_equal(replica_read_rows(w.replica, slots, 3, back, NULL), STATUS_OK);
+        assert_int_equal(move_rows(&w, false, slots, 3, rows, NULL), STATUS_OK);
+        assert_int_equal(move_rows(&w, true, slots, 3, back, NULL), STATUS_OK);
         assert_memory_equal(rows, back, sizeof rows);
     }
     pthread_join(thread, NULL);

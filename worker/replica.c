@@ -1,6 +1,7 @@
-/* A replica's life: how much fits, create and destroy, rows in and out of its store. */
+/* A replica's life: how much fits, create and destroy. */
 #include "worker/replica.h"
 
+#include "worker/kv_sizing.h"
 #include "worker/replica_parts.h"
 
 #include <stdlib.h>
@@ -99,6 +100,30 @@ static enum status load_weights(struct replica *r, const struct checkpoint *chec
     return st == STATUS_OK ? kernels_weights_ready(r->kernels, err) : st;
 }
 
+/* On a device, where the weights are by now, looks how much is left for KV. */
+static enum status size_pool(struct replica *r, const struct replica_config *config,
+                             struct err *err)
+{
+    struct kernels_memory memory;
+    size_t workspace;
+    enum status st = kernels_device_memory(r->kernels, &memory, err);
+    if (st == STATUS_OK && memory.total_bytes > 0) {
+        st = workspace_bytes(&r->model, config->max_batch_rows, &workspace, err);
+        const struct kv_sizing sizing = {
+            .total_bytes = memory.total_bytes,
+            .free_bytes = memory.free_bytes,
+            .weight_bytes = config_count_parameters(&r->model) * dtype_bytes(DTYPE_BF16),
+            .workspace_bytes = workspace,
+            .asked_bytes = config->kv_bytes,
+            .fraction = config->gpu_memory_fraction,
+            .n_sharing = config->n_sharing,
+        };
+        if (st == STATUS_OK)
+            st = kv_sizing_choose(&sizing, &r->config.kv_bytes, err);
+    }
+    return st == STATUS_OK ? replica_plan(&r->model, &r->config, &r->geometry, err) : st;
+}
+
 static enum status reserve_device(struct replica *r, struct err *err)
 {
     const struct model_config *m = &r->model;
@@ -170,25 +195,26 @@ static enum status reserve_host(struct replica *r, struct err *err)
 enum status replica_create(const struct checkpoint *checkpoint, const struct replica_config *config,
                            struct replica **out, struct err *err)
 {
-    struct replica_geometry geometry;
-    enum status st = replica_plan(&checkpoint->config, config, &geometry, err);
-    if (st != STATUS_OK)
-        return st;
+    enum status st = STATUS_OK;
     struct replica *r = calloc(1, sizeof *r);
     if (!r)
         return err_set(err, STATUS_NO_MEMORY, "no memory for a replica");
     r->config = *config;
     r->config.backend = r->config.isa = r->config.cost_file = NULL; /* borrowed until return */
-    r->geometry = geometry;
     r->model = checkpoint->config;
     r->head_group = replica_head_group(&r->model, config->max_batch_rows);
 
     if (config->backend != NULL && strcmp(config->backend, "timed") == 0) {
-        st = replica_timed_create(r, config, err);
+        st = replica_plan(&r->model, &r->config, &r->geometry, err);
+        if (st == STATUS_OK)
+            st = replica_timed_create(r, config, err);
         goto out;
     }
-    struct kernels_options options = {
-        .isa = config->isa, .n_threads = config->n_threads, .may_spin = config->may_spin};
+    struct kernels_options options = {.isa = config->isa,
+                                      .n_threads = config->n_threads,
+                                      .may_spin = config->may_spin,
+                                      .device = config->device,
+                                      .is_deterministic = config->is_deterministic};
     st = kernels_create(config->backend ? config->backend : "auto", &options, &r->kernels, err);
     if (st == STATUS_OK)
         st = kernels_stream_create(r->kernels, "compute", &r->compute, err);
@@ -196,6 +222,8 @@ enum status replica_create(const struct checkpoint *checkpoint, const struct rep
         st = kernels_stream_create(r->kernels, "rows", &r->rows, err);
     if (st == STATUS_OK)
         st = load_weights(r, checkpoint, err);
+    if (st == STATUS_OK)
+        st = size_pool(r, config, err);
     if (st == STATUS_OK)
         st = reserve_device(r, err);
     if (st == STATUS_OK)
@@ -235,7 +263,7 @@ void replica_destroy(struct replica *r)
         kernels_free(r->kernels, &r->store);
         kernels_kv_destroy(r->kernels, &r->kv);
         unload_weights(r);
-        kernels_destroy(r->kernels);
+        replica_leave_kernels(r);
     }
     replica_timed_destroy(r);
     sampler_destroy(r->sampler);
@@ -256,56 +284,4 @@ void replica_destroy(struct replica *r)
 const struct replica_geometry *replica_get_geometry(const struct replica *r)
 {
     return &r->geometry;
-}
-
-/* Slots of neighbouring rows are often neighbours: one copy serves a run of them. */
-static uint32_t run_length(const int32_t *slots, uint32_t n)
-{
-    uint32_t len = 1;
-    while (len < n && slots[len] == slots[0] + (int32_t)len)
-        len++;
-    return len;
-}
-
-static enum status check_slots(const struct replica *r, const int32_t *slots, uint32_t n,
-                               struct err *err)
-{
-    for (uint32_t i = 0; i < n; i++)
-        if (slots[i] < 0 || (uint32_t)slots[i] >= r->geometry.n_slots)
-            return err_set(err, STATUS_INTERNAL, "row slot %d is outside the store of %u", slots[i],
-                           r->geometry.n_slots);
-    return STATUS_OK;
-}
-
-enum status replica_write_rows(struct replica *r, const int32_t *slots, uint32_t n,
-                               const void *rows, struct err *err)
-{
-    size_t row = (size_t)r->model.d_model * sizeof(float);
-    enum status st = check_slots(r, slots, n, err);
-    if (r->timed != NULL)
-        return st; /* nobody reads what is in them */
-    for (uint32_t i = 0, len; i < n && st == STATUS_OK; i += len) {
-        len = run_length(slots + i, n - i);
-        st = kernels_upload(r->rows, (char *)r->store.data + (size_t)slots[i] * row,
-                            (const char *)rows + i * row, len * row, err);
-    }
-    return st == STATUS_OK ? kernels_stream_sync(r->rows, err) : st;
-}
-
-enum status replica_read_rows(struct replica *r, const int32_t *slots, uint32_t n, void *rows,
-                              struct err *err)
-{
-    size_t row = (size_t)r->model.d_model * sizeof(float);
-    enum status st = check_slots(r, slots, n, err);
-    if (r->timed != NULL) {
-        if (st == STATUS_OK)
-            replica_timed_read_rows(r, n, rows);
-        return st;
-    }
-    for (uint32_t i = 0, len; i < n && st == STATUS_OK; i += len) {
-        len = run_length(slots + i, n - i);
-        st = kernels_download(r->rows, (char *)rows + i * row,
-                              (const char *)r->store.data + (size_t)slots[i] * row, len * row, err);
-    }
-    return st == STATUS_OK ? kernels_stream_sync(r->rows, err) : st;
 }

@@ -23,11 +23,14 @@ struct replica_observations {
     bool has_hidden; /* a row of the run wants its hidden state */
 };
 
+struct replica_memory; /* replica_memory.c */
+
 struct replica {
     struct replica_config config;
     struct replica_geometry geometry;
     struct model_config model;
     struct kernels *kernels;
+    struct replica_memory *lent;    /* the kernels' host memory; NULL: nobody has it */
     struct kernels_stream *compute; /* the compute thread's */
     struct kernels_stream *rows;    /* the driver thread's */
     struct block block;
@@ -83,9 +86,12 @@ bool replica_observe(struct replica *r, const struct batch *b, uint32_t i_segmen
 enum status replica_timed_create(struct replica *r, const struct replica_config *config,
                                  struct err *err);
 void replica_timed_destroy(struct replica *r);
-void replica_timed_read_rows(const struct replica *r, uint32_t n, void *rows);
+void replica_timed_read_rows(const struct replica *r, uint32_t n, void *const *hosts);
 void replica_timed_run(struct replica *r, const struct batch *batch, struct batch_result *result);
 void replica_timed_knee(const struct replica *r, uint64_t *batch_ns, uint64_t *row_ns);
+
+/* Destroys the kernels, or leaves them to the one that has their memory. */
+void replica_leave_kernels(struct replica *r);
 
 /* Rows per pass of the head, so that logits stay within a fixed size on any vocabulary. */
 uint32_t replica_head_group(const struct model_config *model, uint32_t max_batch_rows);

@@ -233,9 +233,9 @@ uint32_t replica_depth(const struct replica *r)
 enum status replica_submit(struct replica *r, const struct batch *batch, struct err *err)
 {
     const uint32_t n = atomic_load(&r->n_submitted);
-    if (n - atomic_load(&r->n_collected) >= replica_depth(r))
-        return err_set(err, STATUS_INTERNAL, "a batch is submitted while %u are in flight",
-                       replica_depth(r));
+    if (n - atomic_load(&r->n_collected) >= KERNELS_MAX_IN_FLIGHT)
+        return err_set(err, STATUS_INTERNAL, "a batch is submitted while %d are in flight",
+                       KERNELS_MAX_IN_FLIGHT);
     enum status st = check_batch(r, batch, err);
     if (st != STATUS_OK)
         return st;
