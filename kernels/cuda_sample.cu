@@ -124,20 +124,20 @@ __global__ static void sample_scan(struct sample_args a)
     int last = min(a.vocab_size, first + CUDA_SAMPLE_CHUNK);
     if (row.live->wanted_place >= 0) {
         float *to = a.batch->wanted_logits + (size_t)row.live->wanted_place * (size_t)a.vocab_size;
-        for (int i = first + (int)threadIdx.x; i < last; i += (int)blockDim.x)
-            to[i] = row.logits[i];
+        select_each(row.logits, first, last, (int)threadIdx.x, (int)blockDim.x,
+                    [&](int i, float logit) { to[i] = logit; });
         if (blockIdx.x == 0 && threadIdx.x == 0)
             row.outcome->has_logits = true;
         return;
     }
     uint64_t best = 0;
     uint32_t n_broken = 0, n_finite = 0;
-    for (int i = first + (int)threadIdx.x; i < last; i += (int)blockDim.x) {
-        float logit = row.logits[i];
-        best = max(best, select_rank(select_key(logit), i));
-        n_broken += is_broken(logit);
-        n_finite += !is_minus_infinity(logit);
-    }
+    select_each(row.logits, first, last, (int)threadIdx.x, (int)blockDim.x,
+                [&](int i, float logit) {
+                    best = max(best, select_rank(select_key(logit), i));
+                    n_broken += is_broken(logit);
+                    n_finite += !is_minus_infinity(logit);
+                });
     best = block_max(s, best);
     struct select_sum counts = select_add(s, n_broken, n_finite);
     if (threadIdx.x == 0) {
@@ -182,11 +182,10 @@ __global__ static void sample_weigh(struct sample_args a)
     uint64_t mass = 0, raw_mass = 0;
     uint32_t n_candidates = 0;
     struct select_run run = {0, 0, 0};
-    for (int i = first + (int)threadIdx.x; i < last; i += (int)blockDim.x) {
-        float logit = row.logits[i];
+    select_each(row.logits, first, last, (int)threadIdx.x, (int)blockDim.x, [&](int, float logit) {
         uint64_t one = 0;
         if (is_minus_infinity(logit))
-            continue;
+            return;
         double exponent = is_drawn ? select_exponent(&w, logit) : 0;
         bool is_candidate = is_drawn && exponent >= live.least_exponent;
         if (is_candidate) {
@@ -198,7 +197,7 @@ __global__ static void sample_weigh(struct sample_args a)
             raw_mass += select_mass_of(&raw, select_exponent(&raw, logit));
         if (has_bins && (is_candidate || has_logprobs))
             select_count(s, &run, select_first_bin(select_key(logit)), one);
-    }
+    });
     select_flush(s, &run);
     struct select_sum candidates = select_add(s, mass, n_candidates);
     struct select_sum all = select_add(s, raw_mass, 0);
@@ -303,11 +302,12 @@ __device__ static void write_logprobs(struct select_shared *s, const struct samp
     if (threadIdx.x == 0)
         s->place = 0;
     __syncthreads();
-    for (int i = (int)threadIdx.x; i < a->vocab_size; i += (int)blockDim.x) {
-        uint64_t rank = select_rank(select_key(logits[i]), i);
-        if (rank >= least)
-            s->part_masses[cuda_atomic_add(&s->place, 1u)] = rank;
-    }
+    select_each(logits, 0, a->vocab_size, (int)threadIdx.x, (int)blockDim.x,
+                [&](int i, float logit) {
+                    uint64_t rank = select_rank(select_key(logit), i);
+                    if (rank >= least)
+                        s->part_masses[cuda_atomic_add(&s->place, 1u)] = rank;
+                });
     __syncthreads();
     if (threadIdx.x < n) {
         uint64_t rank = s->part_masses[threadIdx.x];

@@ -15,6 +15,7 @@ enum {
     SELECT_BINS = 2048,
     SELECT_LEVELS = 3,
     SELECT_MAX_THREADS = 512,
+    SELECT_LOADS = 8,
     SELECT_RUN = 16, /* threads whose sums are added by one */
     SELECT_GROUPS = SELECT_MAX_THREADS / SELECT_RUN
 };
@@ -82,6 +83,28 @@ __device__ static inline uint64_t select_rank(uint32_t key, int32_t id)
 __device__ static inline int32_t select_rank_id(uint64_t rank)
 {
     return (int32_t)(0xffffffffu - (uint32_t)rank);
+}
+
+/* visit(i, logits[i]) for the thread's share of [first, last), neighbours on neighbouring threads.
+ * Several loads are under way at a time: a row comes from the L2 cache, far from one block. */
+template <typename Visit>
+__device__ static inline void select_each(const float *logits, int first, int last, int thread,
+                                          int n_threads, Visit visit)
+{
+    for (int base = first + thread; base < last; base += SELECT_LOADS * n_threads) {
+        float x[SELECT_LOADS];
+#pragma unroll
+        for (int j = 0; j < SELECT_LOADS; j++) {
+            int i = base + j * n_threads;
+            x[j] = i < last ? logits[i] : 0.0f;
+        }
+#pragma unroll
+        for (int j = 0; j < SELECT_LOADS; j++) {
+            int i = base + j * n_threads;
+            if (i < last)
+                visit(i, x[j]);
+        }
+    }
 }
 
 /* Of n entries the first at which the sum reaches the goal; those before it are added to *before.
@@ -226,14 +249,13 @@ __device__ static inline void select_fill(struct select_shared *s, const float *
     bool has_mass = w->scale > 0;
     struct select_run run = {0, 0, 0};
     select_clear(s);
-    for (int i = (int)threadIdx.x; i < n; i += (int)blockDim.x) {
-        uint32_t key = select_key(logits[i]);
+    select_each(logits, 0, n, (int)threadIdx.x, (int)blockDim.x, [&](int, float logit) {
+        uint32_t key = select_key(logit);
         if (level > 0 && key >> select_shift(level - 1) != prefix)
-            continue;
-        uint64_t mass =
-            has_mass && level < 2 ? select_mass_of(w, select_exponent(w, logits[i])) : 0;
+            return;
+        uint64_t mass = has_mass && level < 2 ? select_mass_of(w, select_exponent(w, logit)) : 0;
         select_count(s, &run, mask - (key >> shift & mask), mass);
-    }
+    });
     select_flush(s, &run);
     if (level < 2 || !has_mass)
         return;
@@ -297,8 +319,8 @@ __device__ static inline int32_t select_id(struct select_shared *s, const float 
     const struct select_goal goal = {cut->rank, false};
     uint32_t count = 0;
     __syncthreads();
-    for (int i = warp * piece + lane; i < end; i += 32)
-        count += select_key(logits[i]) == cut->key;
+    select_each(logits, warp * piece, end, lane, 32,
+                [&](int, float logit) { count += select_key(logit) == cut->key; });
     s->part_counts[threadIdx.x] = count;
     s->part_masses[threadIdx.x] = 0;
     select_group(s);

@@ -31,11 +31,11 @@ __global__ static void top_k_rows(int32_t *ids, float *values, const float *logi
         if (threadIdx.x == 0)
             s->place = 0;
         __syncthreads();
-        for (int i = (int)threadIdx.x; i < n; i += (int)blockDim.x) {
-            uint64_t rank = select_rank(select_key(row[i]), i);
+        select_each(row, 0, n, (int)threadIdx.x, (int)blockDim.x, [&](int i, float logit) {
+            uint64_t rank = select_rank(select_key(logit), i);
             if (rank >= least && rank < done)
                 t->ranks[cuda_atomic_add(&s->place, 1u)] = rank;
-        }
+        });
         __syncthreads();
         for (int i = (int)threadIdx.x; i < n_group; i += (int)blockDim.x) {
             int32_t id = select_rank_id(t->ranks[i]);

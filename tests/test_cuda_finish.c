@@ -1,6 +1,6 @@
 /* Gate, exit rule, the list of rows that exit, their head rows, and top-k on the device, each
  * against a plain version on the host. On a GPU, or on the emulated one. */
-#include "tests/unit.h"
+#include "tests/cuda_world.h"
 
 #include "kernels/cuda_finish.h"
 #include "kernels/exit_rule.h"
@@ -397,11 +397,8 @@ static int teardown(void **state)
 
 int main(void)
 {
-    int n_devices = 0;
-    if (cudaGetDeviceCount(&n_devices) != cudaSuccess || n_devices == 0) {
-        printf("test_cuda_finish: skipped: no GPU here\n");
+    if (!cuda_world_is_there("test_cuda_finish"))
         return 0;
-    }
     const struct CMUnitTest tests[] = {
         WITH_FIXTURE(test_cuda_finish_exit_rule_bit_for_bit),
         WITH_FIXTURE(test_cuda_finish_without_a_gate_lambda_is_zero),

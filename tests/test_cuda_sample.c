@@ -1,6 +1,6 @@
 /* The device's sampler against worker/sampler.c: the same tokens and the same log-probabilities,
  * over random logits and parameters. On a GPU, or on the emulated one. */
-#include "tests/unit.h"
+#include "tests/cuda_world.h"
 
 #include "kernels/cuda_finish.h"
 #include "kernels/rng.h"
@@ -369,11 +369,8 @@ static int teardown(void **state)
 
 int main(void)
 {
-    int n_devices = 0;
-    if (cudaGetDeviceCount(&n_devices) != cudaSuccess || n_devices == 0) {
-        printf("test_cuda_sample: skipped: no GPU here\n");
+    if (!cuda_world_is_there("test_cuda_sample"))
         return 0;
-    }
     const struct CMUnitTest tests[] = {
         WITH_FIXTURE(test_cuda_sample_draws_as_the_host_does),
         WITH_FIXTURE(test_cuda_sample_long_rows_in_pieces),
