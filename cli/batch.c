@@ -157,8 +157,7 @@ static bool can_go_on(const struct batch_options *o, enum status status)
 /* What --kv-dtype auto comes to. */
 static bool has_bf16_kv(const struct session *s)
 {
-    return s->options.kv_dtype == 2 ||
-           (s->options.kv_dtype == 0 && s->checkpoint->dtype != DTYPE_F32);
+    return session_kv_dtype(s) == DTYPE_BF16;
 }
 
 /* As a program ends that writes into a pipe nobody reads any more: no word, by SIGPIPE. A rank

@@ -45,7 +45,7 @@ static enum status take_options(int argc, char **argv, struct calibrate_options 
          "compute threads a worker (default: all cores)", NULL},
         {"isa", 0, OPTION_STRING, &c->isa, "LEVEL", NULL, 0, 0,
          "portable, avx2, avx512, amx (default: best)", NULL},
-        {"backend", 0, OPTION_STRING, &c->backend, "NAME", NULL, 0, 0, "auto or cpu", NULL},
+        {"backend", 0, OPTION_STRING, &c->backend, "NAME", NULL, 0, 0, "cpu or cuda", NULL},
         {"kv-dtype", 0, OPTION_CHOICE, &o->kv_dtype, NULL, "auto|f32|bf16", 0, 0,
          "auto: f32 for f32 checkpoints, else bf16", NULL},
         {"transport", 0, OPTION_CHOICE, &o->transport, NULL, "mpi|inproc", 0, 0,
@@ -68,6 +68,8 @@ static enum status take_options(int argc, char **argv, struct calibrate_options 
         status =
             err_set(err, STATUS_INVALID,
                     "--backend timed takes its costs from a file; there is nothing to measure");
+    if (status == STATUS_OK && strcmp(c->backend, "auto") == 0)
+        c->backend = "cpu";
     if (status == STATUS_OK && o->blocks != NULL) {
         status = cost_file_find(o->blocks, o->blocks_path, sizeof o->blocks_path, err);
         o->c.blocks = o->blocks_path;
@@ -126,9 +128,10 @@ static void name_costs(const struct calibrate *c, struct cost_model *m)
              "instruction set %s; remote links are copies of local ones",
              CAROUSEL_VERSION, c->n_threads, c->max_rows,
              c->kv_dtype == DTYPE_BF16 ? "bf16" : "f32", c->transport,
-             c->isa != NULL ? c->isa : kernels_cpu_best_isa());
-    snprintf(m->backend, sizeof m->backend, "%s",
-             strcmp(c->backend, "auto") == 0 ? "cpu" : c->backend);
+             strcmp(c->backend, "cuda") == 0 ? "of a GPU"
+             : c->isa != NULL                ? c->isa
+                                             : kernels_cpu_best_isa());
+    snprintf(m->backend, sizeof m->backend, "%s", c->backend);
     m->ranks_per_host = 1;
 }
 
@@ -187,7 +190,7 @@ int cli_bench_calibrate(int argc, char **argv)
     struct cost_model cost = {0};
     struct calibrate_check checks[CALIBRATE_N_CHECKS];
     struct calibrate_options o = {
-        .c = {.backend = "auto", .max_rows = 256, .seconds = 3, .cost = &cost}};
+        .c = {.backend = "cpu", .max_rows = 256, .seconds = 3, .cost = &cost}};
     struct calibrate *c = &o.c;
     struct err err = {0};
     bool is_help = false;
@@ -211,7 +214,7 @@ int cli_bench_calibrate(int argc, char **argv)
         status = checkpoint_open(c->model, 0, &checkpoint, &err);
     if (status == STATUS_OK) {
         bool is_f32 = o.kv_dtype == 1 || (o.kv_dtype == 0 && checkpoint->dtype == DTYPE_F32);
-        c->kv_dtype = is_f32 ? DTYPE_F32 : DTYPE_BF16;
+        c->kv_dtype = is_f32 && strcmp(c->backend, "cuda") != 0 ? DTYPE_F32 : DTYPE_BF16;
         c->checkpoint = checkpoint;
         if (c->blocks != NULL)
             status = cost_model_load(c->blocks, &cost, &err);

@@ -167,9 +167,7 @@ static double token_bytes(const struct session *s, const struct bench_workload *
     double element = (double)dtype_bytes(cp->dtype);
     double table = (double)c->vocab_size * c->d_model * element;
     double block = (double)config_count_parameters(c) * element - table * (c->is_tied ? 1 : 2);
-    enum dtype kv = s->options.kv_dtype == 2 || (s->options.kv_dtype == 0 && cp->dtype != DTYPE_F32)
-                        ? DTYPE_BF16
-                        : DTYPE_F32;
+    enum dtype kv = session_kv_dtype(s);
     double context = w->prompt_max + w->output_max / 2.0;
     return mean_exit * (block + context * (double)config_kv_bytes_per_position(c, kv)) + table;
 }

@@ -4,6 +4,7 @@
 #include "cli/sorted.h"
 #include "cluster/host.h"
 #include "proto/frame.h"
+#include "worker/worker_rows.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,6 +34,7 @@ struct point {
 struct bench {
     const struct calibrate *c;
     struct replica *replica;
+    struct worker_rows rows;
     struct sequence_params params;
     struct batch batch;
     struct batch_result result;
@@ -147,9 +149,11 @@ static enum status one_trip(struct bench *b, unsigned char *bytes, size_t cap, s
         if (status != STATUS_OK)
             break;
         memcpy(ids, &id, sizeof id);
-        status = replica_read_rows(b->replica, &i, 1, rows, err);
+        status = worker_rows_leave(&b->rows, &i, 1, rows, err);
     }
     size_t len = bundle_end(&writer);
+    if (status == STATUS_OK)
+        status = worker_rows_finish(&b->rows, err);
     if (status == STATUS_OK)
         status = bundle_open(&reader, bytes, len, &limits, err);
     for (int32_t i = 0; i < FRAME_ROWS && status == STATUS_OK; i++) {
@@ -157,9 +161,9 @@ static enum status one_trip(struct bench *b, unsigned char *bytes, size_t cap, s
         bool has_frame;
         status = bundle_next(&reader, &frame, &has_frame, err);
         if (status == STATUS_OK)
-            status = replica_write_rows(b->replica, &i, 1, frame.rows, err);
+            status = worker_rows_arrive(&b->rows, &i, 1, frame.rows, err);
     }
-    return status;
+    return status == STATUS_OK ? worker_rows_finish(&b->rows, err) : status;
 }
 
 static enum status time_rows(struct bench *b, struct err *err)
@@ -171,7 +175,10 @@ static enum status time_rows(struct bench *b, struct err *err)
     if (bytes == NULL)
         return err_set(err, STATUS_NO_MEMORY, "no memory for %zu bytes", cap);
     double ns[MAX_ROUNDS];
-    enum status status = one_trip(b, bytes, cap, err);
+    enum status status = worker_rows_create(
+        &b->rows, b->replica, (uint32_t)b->c->checkpoint->config.d_model, FRAME_ROWS, err);
+    if (status == STATUS_OK)
+        status = one_trip(b, bytes, cap, err);
     for (int i = 0; i < MAX_ROUNDS && status == STATUS_OK; i++) {
         uint64_t start_ns = host_now_ns();
         status = one_trip(b, bytes, cap, err);
@@ -314,6 +321,7 @@ static enum status open_bench(struct bench *b, struct err *err)
 
 static void close_bench(struct bench *b)
 {
+    worker_rows_destroy(&b->rows);
     replica_destroy(b->replica);
     free(b->batch.segments);
     free(b->batch.geometry);

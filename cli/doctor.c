@@ -17,7 +17,7 @@ static const char usage[] =
     "usage: carousel doctor [MODEL]\n"
     "Shows what this machine offers and runs a self-test: the same prompts, alone and\n"
     "together, in other chunks, on more workers and threads, at every instruction set\n"
-    "level, must give the same bits.";
+    "level and on a GPU (--deterministic), must give the same bits.";
 
 /* One way to run the same prompts. */
 struct doctor_run {
@@ -104,6 +104,7 @@ static enum status doctor_submit(struct session *s, struct doctor_prompt *p, str
     return coordinator_submit(s->coordinator, &request, &id, err);
 }
 
+/* isa NULL: on a GPU */
 static enum status doctor_do_run(const char *model, const char *isa, const struct doctor_run *run,
                                  char **program_argv, struct doctor_result *result, struct err *err)
 {
@@ -111,6 +112,9 @@ static enum status doctor_do_run(const char *model, const char *isa, const struc
     session_options_init(&so);
     so.model = model;
     so.isa = isa;
+    so.backend = isa != NULL ? BACKEND_CPU : BACKEND_CUDA;
+    so.is_deterministic = true;
+    so.is_quiet = true;
     so.n_workers = run->n_workers;
     so.n_threads = run->n_threads;
     so.prefill_chunk = run->prefill_chunk;
@@ -141,23 +145,24 @@ static enum status doctor_do_run(const char *model, const char *isa, const struc
     return status;
 }
 
-/* True when all runs gave the same hash at this level. */
+/* True when all runs gave the same hash at this level; isa NULL: on a GPU. */
 static bool doctor_check_level(const char *model, const char *isa, char **program_argv)
 {
+    const char *name = isa != NULL ? isa : "cuda";
     uint64_t first = 0;
     bool all_same = true;
     for (size_t i = 0; i < sizeof runs / sizeof runs[0]; i++) {
         struct doctor_result result;
         struct err err = {0};
         if (doctor_do_run(model, isa, &runs[i], program_argv, &result, &err) != STATUS_OK) {
-            printf("  FAIL  %-9s %-36s %s\n", isa, runs[i].name, err.message);
+            printf("  FAIL  %-9s %-36s %s\n", name, runs[i].name, err.message);
             return false;
         }
         if (i == 0)
             first = result.hash;
         bool is_same = result.hash == first;
         all_same = all_same && is_same;
-        printf("  %s  %-9s %-36s %016llx\n", is_same ? "ok  " : "FAIL", isa, runs[i].name,
+        printf("  %s  %-9s %-36s %016llx\n", is_same ? "ok  " : "FAIL", name, runs[i].name,
                (unsigned long long)result.hash);
     }
     return all_same;
@@ -175,7 +180,28 @@ static void print_limit(const char *name, int resource)
                resource == RLIMIT_NOFILE ? "" : " bytes");
 }
 
-static void print_machine(void)
+/* Each GPU, or why there is none; true when one can be used. */
+static bool print_gpus(void)
+{
+    struct kernels_device d;
+    struct kernels *k;
+    struct err err = {0};
+    int n = kernels_cuda_devices();
+    for (int i = 0; i < n; i++)
+        if (kernels_cuda_device(i, &d, &err) == STATUS_OK)
+            printf("  GPU %-18d %s (sm_%d%d), %.1f GiB, CUDA %d.%d, its driver's %d.%d\n", i,
+                   d.name, d.major, d.minor, (double)d.total_bytes / (double)(1 << 30),
+                   d.runtime / 1000, d.runtime % 1000 / 10, d.driver / 1000, d.driver % 1000 / 10);
+    if (kernels_create("cuda", NULL, &k, &err) != STATUS_OK) {
+        printf("  GPU                    none: %s\n", err.message);
+        return false;
+    }
+    kernels_destroy(k);
+    return true;
+}
+
+/* True when there is a GPU to test, too. */
+static bool print_machine(void)
 {
     char host[256];
     host_name(host, sizeof host);
@@ -196,6 +222,7 @@ static void print_machine(void)
                    machine.peak_gflops, machine.read_gbytes_s, kernels_threads(k));
         kernels_destroy(k);
     }
+    return print_gpus();
 }
 
 int cli_doctor(int argc, char **argv, char **program_argv)
@@ -215,7 +242,7 @@ int cli_doctor(int argc, char **argv, char **program_argv)
         err_set(&err, STATUS_INVALID, "it looks at one host: start it without mpirun or srun");
         return cli_fail_usage("doctor", &err);
     }
-    print_machine();
+    bool has_gpu = print_machine();
     printf("self-test: one hash of all logits and tokens, whatever runs beside them\n");
     static const char *const levels[] = {"portable", "avx2", "avx512", "amx"};
     bool all_ok = true;
@@ -227,6 +254,8 @@ int cli_doctor(int argc, char **argv, char **program_argv)
         }
         all_ok = doctor_check_level(model, levels[i], program_argv) && all_ok;
     }
+    if (has_gpu)
+        all_ok = doctor_check_level(model, NULL, program_argv) && all_ok;
     if (strcmp(kernels_cpu_best_isa(), "amx") == 0)
         printf("  (amx differs from avx512 for bf16 weights only: with f32 weights both hash "
                "alike)\n");

@@ -5,6 +5,7 @@
 #include "cluster/host.h"
 #include "coordinator/coordinator.h"
 #include "model/checkpoint.h"
+#include "worker/kv_sizing.h"
 #include "worker/replica.h"
 
 #include <jansson.h>
@@ -48,6 +49,40 @@ static uint64_t positions_that_fit(const struct checkpoint *cp, enum dtype kv, i
            (uint64_t)cp->config.n_loops;
 }
 
+/* The same for one worker with a GPU of its own, nobody else being there. */
+static uint64_t positions_on_gpu(const struct checkpoint *cp, const struct kernels_device *gpu)
+{
+    struct replica_config config = {
+        .kv_dtype = DTYPE_BF16, .kv_bytes = UINT64_MAX, .block_size = 16, .max_batch_rows = 256};
+    struct replica_geometry geometry;
+    if (replica_plan(&cp->config, &config, &geometry, NULL) != STATUS_OK)
+        return 0;
+    const struct kv_sizing sizing = {
+        .total_bytes = gpu->total_bytes,
+        .free_bytes = gpu->total_bytes,
+        .weight_bytes = config_count_parameters(&cp->config) * dtype_bytes(DTYPE_BF16),
+        .workspace_bytes = geometry.workspace_bytes,
+        .n_sharing = 1,
+    };
+    if (kv_sizing_choose(&sizing, &config.kv_bytes, NULL) != STATUS_OK ||
+        replica_plan(&cp->config, &config, &geometry, NULL) != STATUS_OK)
+        return 0;
+    return (uint64_t)geometry.n_blocks * geometry.block_size / (uint64_t)cp->config.n_loops;
+}
+
+static json_t *gpus_json(const struct checkpoint *cp)
+{
+    json_t *list = json_array();
+    struct kernels_device d;
+    for (int i = 0; i < kernels_cuda_devices(); i++)
+        if (kernels_cuda_device(i, &d, NULL) == STATUS_OK)
+            json_array_append_new(
+                list, json_pack("{s:s, s:i, s:i, s:I, s:I}", "name", d.name, "major", d.major,
+                                "minor", d.minor, "memory_bytes", (json_int_t)d.total_bytes,
+                                "positions_that_fit", (json_int_t)positions_on_gpu(cp, &d)));
+    return list;
+}
+
 static void print_json(const struct checkpoint *cp, enum dtype kv)
 {
     const struct model_config *c = &cp->config;
@@ -62,7 +97,7 @@ static void print_json(const struct checkpoint *cp, enum dtype kv)
     json_t *root = json_pack(
         "{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:b, s:I, s:I, s:s, s:s, s:I, "
         "s:I, "
-        "s:I, s:o}",
+        "s:I, s:o, s:o}",
         "architecture", c->architecture, "layers", c->n_layers, "d_model", c->d_model, "d_ffn",
         c->d_ffn, "heads", c->n_heads, "kv_heads", c->n_kv_heads, "head_dim", c->head_dim,
         "vocab_size", c->vocab_size, "loops", c->n_loops, "max_positions", c->max_positions, "gate",
@@ -72,7 +107,7 @@ static void print_json(const struct checkpoint *cp, enum dtype kv)
         (json_int_t)config_kv_bytes_per_position(c, kv), "kv_bytes_per_position",
         (json_int_t)((size_t)c->n_loops * config_kv_bytes_per_position(c, kv)),
         "memory_available_bytes", (json_int_t)host_memory_available_bytes(),
-        "positions_that_fit_by_workers", fits);
+        "positions_that_fit_by_workers", fits, "gpus", gpus_json(cp));
     char *text = json_dumps(root, JSON_INDENT(1));
     puts(text != NULL ? text : "{}");
     free(text);
@@ -106,6 +141,12 @@ static void print_text(const char *dir, const struct checkpoint *cp, enum dtype 
         printf("%llu%s", (unsigned long long)positions_that_fit(cp, kv, workers, DEFAULT_SEQUENCES),
                workers < 8 ? ", " : " with 1, 2, 4, 8 workers;");
     printf("\n               --kv-memory and --max-sequences change it\n");
+    struct kernels_device d;
+    for (int i = 0; i < kernels_cuda_devices(); i++)
+        if (kernels_cuda_device(i, &d, NULL) == STATUS_OK)
+            printf("  GPU %-8d %llu positions on a %s of %s, for one worker\n", i,
+                   (unsigned long long)positions_on_gpu(cp, &d), d.name,
+                   human_bytes((double)d.total_bytes, size, sizeof size));
 }
 
 int cli_info(int argc, char **argv, char **program_argv)

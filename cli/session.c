@@ -63,7 +63,7 @@ static enum status session_find_model(struct session *s, struct err *err)
 
 static bool session_is_timed(const struct session *s)
 {
-    return strcmp(s->options.backend, "timed") == 0;
+    return s->options.backend == BACKEND_TIMED;
 }
 
 /* Every rank finds its own host's file. */
@@ -76,7 +76,7 @@ static enum status session_find_cost(struct session *s, struct err *err)
     if (!session_is_timed(s) && name != NULL)
         return err_set(err, STATUS_INVALID,
                        "--cost %s does nothing with --backend %s; give --backend timed, too", name,
-                       s->options.backend);
+                       session_backend_name(&s->options));
     return name == NULL ? STATUS_OK : cost_file_find(name, s->cost_file, sizeof s->cost_file, err);
 }
 
@@ -108,7 +108,9 @@ static void session_worker_config(const struct session *s, struct worker_config 
     *config = (struct worker_config){
         .model_dir = s->model_dir,
         .n_loops = o->n_loops,
-        .backend = o->backend,
+        .backend = session_backend_name(o),
+        .device = o->device,
+        .gpu_memory_fraction = o->gpu_memory_fraction,
         .cost_file = session_is_timed(s) ? s->cost_file : NULL,
         .isa = o->isa,
         .kv_dtype = o->kv_dtype == 2 ? DTYPE_BF16 : DTYPE_F32,
@@ -118,6 +120,7 @@ static void session_worker_config(const struct session *s, struct worker_config 
         .max_batch_rows = (uint32_t)o->max_batch_rows,
         .max_sequences = (uint32_t)o->max_sequences,
         .prefill_chunk = (uint32_t)o->prefill_chunk,
+        .n_in_flight = (uint32_t)o->n_in_flight,
         .batching = (enum batching)o->batching,
         .wait_deadline_ns = (uint64_t)(o->wait_ms * 1e6),
         .trace_bytes = o->trace_bytes,
@@ -168,12 +171,34 @@ static enum status session_start_threads(struct session *s, struct err *err)
     return STATUS_OK;
 }
 
+enum dtype session_kv_dtype(const struct session *s)
+{
+    if (s->options.kv_dtype != 0)
+        return s->options.kv_dtype == 2 ? DTYPE_BF16 : DTYPE_F32;
+    bool is_gpu = s->coordinator != NULL &&
+                  strcmp(coordinator_worker_hello(s->coordinator, 0)->backend, "cuda") == 0;
+    return s->checkpoint->dtype != DTYPE_F32 || is_gpu ? DTYPE_BF16 : DTYPE_F32;
+}
+
+/* One line a GPU worker, for the log of a job: where it computes and what it has. */
+static void session_tell_gpus(const struct session *s)
+{
+    for (uint32_t w = 0; w < coordinator_n_workers(s->coordinator); w++) {
+        const struct control_hello *h = coordinator_worker_hello(s->coordinator, w);
+        const struct control_ready *r = coordinator_worker_ready(s->coordinator, w);
+        if (strcmp(h->backend, "cuda") == 0)
+            fprintf(stderr,
+                    "carousel: rank=%u host=%s device=%u gpu=\"%s\" isa=%s memory_gib=%.1f "
+                    "kv_blocks=%u kv_positions=%llu\n",
+                    w + 1, h->host, h->device, h->device_name, h->isa,
+                    (double)h->device_memory_bytes / (double)(1 << 30), r->n_kv_blocks,
+                    (unsigned long long)r->n_kv_blocks * r->block_size);
+    }
+}
+
 static enum status session_start_coordinator(struct session *s, struct err *err)
 {
     const struct session_options *o = &s->options;
-    enum dtype kv_dtype = o->kv_dtype == 2 ? DTYPE_BF16 : DTYPE_F32;
-    if (o->kv_dtype == 0 && s->checkpoint->dtype != DTYPE_F32)
-        kv_dtype = DTYPE_BF16;
     if (o->trace_bytes > 0) {
         enum status status = trace_create(o->trace_bytes, &s->trace, err);
         if (status != STATUS_OK)
@@ -184,8 +209,9 @@ static enum status session_start_coordinator(struct session *s, struct err *err)
         .max_queue = o->max_queue,
         .max_running = (uint32_t)o->max_sequences,
         .kv_bytes = o->kv_bytes,
+        .is_deterministic = o->is_deterministic,
         .block_size = (uint32_t)o->block_size,
-        .kv_dtype = kv_dtype,
+        .kv_dtype = session_kv_dtype(s),
         .answer_timeout_ns = (uint64_t)(o->answer_timeout_s * 1e9),
         .n_threads = (uint32_t)o->n_threads,
         .trace = s->trace,
@@ -195,6 +221,8 @@ static enum status session_start_coordinator(struct session *s, struct err *err)
                                             &s->coordinator, err);
     if (status == STATUS_OK)
         status = coordinator_start(s->coordinator, err);
+    if (status == STATUS_OK && !o->is_quiet)
+        session_tell_gpus(s);
     return status;
 }
 
@@ -241,6 +269,8 @@ enum status session_open(const struct session_options *options, char **argv, str
     s->options = *options;
     bool was_worker = false, is_rank = launch_is_rank();
     enum status status = session_find_model(s, err);
+    if (status == STATUS_OK)
+        status = session_check_backend(options, err);
     if (status == STATUS_OK)
         status = session_find_cost(s, err);
     if (status == STATUS_OK && is_rank)

@@ -24,11 +24,15 @@ struct session_options {
     bool has_workers; /* --workers was given */
     int transport;    /* 0 auto, 1 inproc, 2 mpi */
     int n_loops;
-    const char *backend, *isa;
+    int backend; /* enum session_backend */
+    int device;  /* of --device; -1: none was given */
+    double gpu_memory_fraction;
+    bool has_fraction, is_deterministic;
+    const char *isa;
     int n_threads;
     uint64_t kv_bytes;
     int kv_dtype; /* 0 auto, 1 f32, 2 bf16 */
-    int block_size, max_batch_rows, prefill_chunk, max_sequences, ring_size;
+    int block_size, max_batch_rows, prefill_chunk, max_sequences, ring_size, n_in_flight;
     int batching; /* enum batching */
     int prefill;  /* enum prefill_policy: for the sequences the subcommand submits */
     double wait_ms;
@@ -37,6 +41,7 @@ struct session_options {
     uint64_t
         trace_bytes; /* --trace-buffer: records are kept in so many bytes a rank; 0: none are */
     const char *cost_file; /* --cost: of the timed backend */
+    bool is_quiet;         /* set by the subcommand: no line about GPUs at the start */
     bool needs_tokenizer;  /* set by the subcommand: fail early when the model has none */
     /* Set by a server. */
     uint32_t max_queue;        /* of the coordinator; 0 = default */
@@ -46,7 +51,13 @@ struct session_options {
                                   workers; NULL: all is well */
 };
 
-enum { SESSION_N_SPECS = 24 };
+/* In the order of --backend's choices. */
+enum session_backend { BACKEND_AUTO = 0, BACKEND_CPU, BACKEND_CUDA, BACKEND_TIMED };
+const char *session_backend_name(const struct session_options *o);
+/* Options that make no sense together, before anything is started. STATUS_INVALID. */
+enum status session_check_backend(const struct session_options *o, struct err *err);
+
+enum { SESSION_N_SPECS = 30 };
 /* Defaults; then the option table that fills it: specs[] has room for SESSION_N_SPECS. */
 void session_options_init(struct session_options *o);
 struct option_group session_options_group(struct session_options *o, struct option_spec *specs);
@@ -69,6 +80,8 @@ struct session {
 /* argv is the whole program's, for starting mpirun. Messages are ready to be shown to the user. */
 enum status session_open(const struct session_options *options, char **argv, struct session **out,
                          int *exit_code, struct err *err);
+/* Of the KV pools; known once the session is open, because a GPU has one kind of its own. */
+enum dtype session_kv_dtype(const struct session *s);
 /* Where this process's place is: the front coordinates, the launcher becomes mpirun. */
 enum session_place { SESSION_FRONT = 1, SESSION_LAUNCHER, SESSION_WORKER };
 enum session_place session_find_place(const struct session_options *options);

@@ -6,11 +6,52 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#define SESSION_BACKENDS "auto|cpu|cuda|timed"
+
+const char *session_backend_name(const struct session_options *o)
+{
+    static const char *const names[] = {"auto", "cpu", "cuda", "timed"};
+    return names[o->backend];
+}
+
+/* What only a GPU knows is not passed over in silence on the CPU, and the other way round. */
+enum status session_check_backend(const struct session_options *o, struct err *err)
+{
+    const char *name = session_backend_name(o);
+    bool may_be_gpu = o->backend == BACKEND_AUTO || o->backend == BACKEND_CUDA;
+    if (o->device >= 0 && !may_be_gpu)
+        return err_set(err, STATUS_INVALID,
+                       "--device %d chooses a GPU, and --backend %s uses none; leave one out",
+                       o->device, name);
+    if (o->has_fraction && !may_be_gpu)
+        return err_set(err, STATUS_INVALID,
+                       "--gpu-memory-fraction %g is a GPU's, and --backend %s uses none; leave one "
+                       "out",
+                       o->gpu_memory_fraction, name);
+    if (o->has_fraction && o->kv_bytes > 0)
+        return err_set(err, STATUS_INVALID,
+                       "--gpu-memory-fraction and --kv-memory both say how much KV there is; give "
+                       "one of them");
+    if (o->is_deterministic && o->backend == BACKEND_TIMED)
+        return err_set(err, STATUS_INVALID,
+                       "--deterministic is about arithmetic, and --backend timed has none; leave "
+                       "one out");
+    if (o->isa != NULL && o->backend == BACKEND_CUDA)
+        return err_set(err, STATUS_INVALID,
+                       "--isa %s is a level of CPUs, and --backend cuda computes on a GPU; leave "
+                       "one out",
+                       o->isa);
+    if (o->kv_dtype == 1 && o->backend == BACKEND_CUDA)
+        return err_set(err, STATUS_UNSUPPORTED,
+                       "--kv-dtype f32: KV on a GPU is bf16; leave it out, or give --backend cpu");
+    return STATUS_OK;
+}
+
 void session_options_init(struct session_options *o)
 {
     *o = (struct session_options){
         .n_workers = 1,
-        .backend = "auto",
+        .device = -1,
         .block_size = 16,
         .max_batch_rows = 256,
         .prefill_chunk = 64,
@@ -44,14 +85,20 @@ struct option_group session_options_group(struct session_options *o, struct opti
          "records kept a rank (default 8M; 0: none)", NULL},
         {"ring-size", 0, OPTION_INT, &o->ring_size, "G", NULL, 1, 4096,
          "workers of one ring (default: W up to 8)", NULL},
-        {"backend", 0, OPTION_STRING, &o->backend, "NAME", NULL, 0, 0,
-         "auto, cpu, or timed: waits instead of computing", NULL},
+        {"backend", 0, OPTION_CHOICE, &o->backend, NULL, SESSION_BACKENDS, 0, 0,
+         "auto: a GPU where there is one; timed: waits", NULL},
+        {"device", 0, OPTION_INT, &o->device, "N", NULL, 0, 1023,
+         "GPU of every worker (default: one after the other)", NULL},
+        {"gpu-memory-fraction", 0, OPTION_FLOAT, &o->gpu_memory_fraction, "F", NULL, 1e-6, 1,
+         "of a GPU, for a worker (default: 0.9 by its workers)", &o->has_fraction},
+        {"deterministic", 0, OPTION_FLAG, &o->is_deterministic, NULL, NULL, 0, 0,
+         "GPU: the same bits in any batch, as on the CPU", NULL},
         {"cost", 0, OPTION_STRING, &o->cost_file, "FILE", NULL, 0, 0,
          "how long timed waits: a cost file or its name", NULL},
         {"isa", 0, OPTION_STRING, &o->isa, "LEVEL", NULL, 0, 0,
          "portable, avx2, avx512, amx (default: best of all)", NULL},
         {"kv-dtype", 0, OPTION_CHOICE, &o->kv_dtype, NULL, "auto|f32|bf16", 0, 0,
-         "auto: f32 for f32 checkpoints, else bf16", NULL},
+         "auto: f32 for f32 checkpoints on a CPU, else bf16", NULL},
         {"block-size", 0, OPTION_INT, &o->block_size, "N", NULL, 1, 4096,
          "positions of a KV block (default 16)", NULL},
         {"max-batch-rows", 0, OPTION_INT, &o->max_batch_rows, "N", NULL, 1, 65536,
@@ -62,6 +109,8 @@ struct option_group session_options_group(struct session_options *o, struct opti
          "prompt rows go deeper at once, or when needed", NULL},
         {"prefill-chunk", 0, OPTION_INT, &o->prefill_chunk, "N", NULL, 1, 65536,
          "a sequence's prompt rows a batch (default 64)", NULL},
+        {"batches-in-flight", 0, OPTION_INT, &o->n_in_flight, "N", NULL, 0, 2,
+         "a worker's, prepared while one runs (0: by backend)", NULL},
         {"wait-limit", 0, OPTION_FLOAT, &o->wait_ms, "MS", NULL, 0, 1e6,
          "longest wait for a fuller batch (0: by cost)", NULL},
         {"no-verify", 0, OPTION_FLAG, &o->no_verify, NULL, NULL, 0, 0,

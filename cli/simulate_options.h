@@ -14,7 +14,7 @@ struct simulate_options {
     int shape, n_loops;
     const char *cost_file;
     int n_workers, ring_size;
-    int block_size, max_batch_rows, prefill_chunk, max_sequences;
+    int block_size, max_batch_rows, prefill_chunk, max_sequences, n_in_flight;
     int batching, prefill, kv_dtype;
     int n_blocks;
     bool has_shape, has_blocks, has_arrivals, has_rate;

@@ -54,15 +54,21 @@ struct simulate_rank {
 enum simulate_activity { SIMULATE_STARVED = 0, SIMULATE_WAITING, SIMULATE_COMPUTING };
 enum { SIMULATE_ACTIVITIES = 3 };
 
+/* A batch that has been started and not given back to the stage. */
+struct simulate_flight {
+    const struct batch *batch;
+    struct batch_result result;
+};
+
 struct simulate_worker {
     uint32_t number, ring_first_rank, ring_index; /* number: rank - 1 */
     struct stage *stage;
     struct cost cost;
     struct timed timed;
-    struct batch_result result;
-    const struct batch *running; /* NULL: none */
-    bool is_done;                /* the running batch is over */
-    bool did_work;               /* messages were taken since the stage heard the time */
+    struct simulate_flight flights[STAGE_MAX_IN_FLIGHT]; /* a queue of n_running from the oldest */
+    uint32_t oldest, n_running, n_done;
+    uint64_t ended_ns; /* of the youngest batch, where it computes */
+    bool did_work;     /* messages were taken since the stage heard the time */
     uint64_t wake_at_ns, timer_ns;
     uint64_t n_heads;
     enum simulate_activity activity;

@@ -16,7 +16,7 @@ static void note_activity(struct simulate_worker *k, uint64_t now_ns)
     if (now_ns > k->activity_since_ns)
         k->activity_ns[k->activity] += now_ns - k->activity_since_ns;
     k->activity_since_ns = now_ns;
-    k->activity = k->running != NULL   ? SIMULATE_COMPUTING
+    k->activity = k->n_running > 0     ? SIMULATE_COMPUTING
                   : k->wake_at_ns != 0 ? SIMULATE_WAITING
                                        : SIMULATE_STARVED;
 }
@@ -43,9 +43,9 @@ static enum status send(struct simulate_world *w, struct simulate_worker *k, uin
 }
 
 static enum status send_notices(struct simulate_world *w, struct simulate_worker *k,
-                                const struct stage_output *out, uint64_t *now_ns, struct err *err)
+                                const struct stage_output *out, uint64_t exited_ns,
+                                uint64_t *now_ns, struct err *err)
 {
-    uint64_t exited_ns = *now_ns;
     for (uint32_t i = 0; i < out->n_notices; i++) {
         const struct stage_notice *notice = &out->notices[i];
         if (notice->failure != STATUS_OK)
@@ -109,15 +109,21 @@ static enum status send_bundle(struct simulate_world *w, struct simulate_worker 
 static enum status begin_batch(struct simulate_world *w, struct simulate_worker *k,
                                const struct batch *batch, uint64_t *now_ns, struct err *err)
 {
-    assert(k->running == NULL);
-    k->running = batch;
+    const uint32_t most = w->config.n_in_flight > 1 ? w->config.n_in_flight : 1;
+    assert(k->n_running < most);
+    struct simulate_flight *f = &k->flights[(k->oldest + k->n_running++) % STAGE_MAX_IN_FLIGHT];
+    f->batch = batch;
     note_activity(k, *now_ns);
-    timed_run(&k->timed, batch, &k->result);
-    uint64_t done_ns =
-        *now_ns + k->result.compute_ns + simulate_ns(w->config.cost.batch_overhead_ns);
-    k->is_done = k->cost.batch_ns + k->cost.row_ns * batch->n_rows < COST_INLINE_BATCH_NS;
-    if (!k->is_done)
+    timed_run(&k->timed, batch, &f->result);
+    /* It computes when the one before has; the hand-over is between the batches only where the
+     * second is not there yet when the first ends. */
+    if (k->ended_ns < *now_ns)
+        k->ended_ns = *now_ns;
+    k->ended_ns += f->result.compute_ns;
+    uint64_t done_ns = k->ended_ns + simulate_ns(w->config.cost.batch_overhead_ns);
+    if (most > 1 || k->cost.batch_ns + k->cost.row_ns * batch->n_rows >= COST_INLINE_BATCH_NS)
         return event_queue_push(&w->queue, done_ns, SIMULATE_BATCH, k->number + 1, NULL, err);
+    k->n_done++;
     *now_ns = done_ns; /* the driver did nothing else meanwhile */
     return STATUS_OK;
 }
@@ -130,12 +136,17 @@ static enum status step(struct simulate_world *w, struct simulate_worker *k,
     enum status status = stage_step(k->stage, event, &out, err);
     if (status != STATUS_OK)
         return err_wrap(err, "rank %u", k->number + 1);
-    status = send_notices(w, k, out, now_ns, err);
+    const uint64_t exited_ns = *now_ns;
+    const bool is_start_first = out->start != NULL && w->config.n_in_flight > 1;
+    if (!is_start_first)
+        status = send_notices(w, k, out, exited_ns, now_ns, err);
     for (uint32_t i = 0; status == STATUS_OK && i < out->n_sends; i++)
         status = send_bundle(w, k, out, &out->sends[i], now_ns, err);
     k->wake_at_ns = out->wake_at_ns;
     if (status == STATUS_OK && out->start != NULL)
         status = begin_batch(w, k, out->start, now_ns, err);
+    if (status == STATUS_OK && is_start_first)
+        status = send_notices(w, k, out, exited_ns, now_ns, err);
     return status;
 }
 
@@ -200,10 +211,12 @@ static enum status take_message(struct simulate_world *w, struct simulate_worker
 static enum status take_result(struct simulate_world *w, struct simulate_worker *k,
                                uint64_t *now_ns, struct err *err)
 {
-    cost_update(&k->cost, k->running->n_rows, k->result.compute_ns);
-    k->n_heads += k->result.n_heads;
-    k->running = NULL;
-    k->is_done = false;
+    struct simulate_flight *f = &k->flights[k->oldest];
+    cost_update(&k->cost, f->batch->n_rows, f->result.compute_ns);
+    k->n_heads += f->result.n_heads;
+    k->oldest = (k->oldest + 1) % STAGE_MAX_IN_FLIGHT;
+    k->n_running--;
+    k->n_done--;
     note_activity(k, *now_ns);
     struct stage_event cost = {.kind = STAGE_COST,
                                .now_ns = *now_ns,
@@ -212,7 +225,7 @@ static enum status take_result(struct simulate_world *w, struct simulate_worker 
     enum status status = step(w, k, &cost, now_ns, err);
     if (status != STATUS_OK)
         return status;
-    struct stage_event done = {.kind = STAGE_BATCH_DONE, .now_ns = *now_ns, .result = &k->result};
+    struct stage_event done = {.kind = STAGE_BATCH_DONE, .now_ns = *now_ns, .result = &f->result};
     return step(w, k, &done, now_ns, err);
 }
 
@@ -234,7 +247,7 @@ enum status simulate_worker_turn(struct simulate_world *w, struct simulate_worke
         if (rank_of(w, k)->first != NULL) {
             k->did_work = true;
             status = take_message(w, k, &now_ns, err);
-        } else if (k->running != NULL && k->is_done) {
+        } else if (k->n_done > 0) {
             k->did_work = false; /* the stage hears the time with the result */
             status = take_result(w, k, &now_ns, err);
         } else if (k->did_work || (k->wake_at_ns != 0 && now_ns >= k->wake_at_ns)) {
@@ -273,9 +286,13 @@ enum status simulate_worker_create(struct simulate_world *w, struct simulate_wor
         .user = w,
         .jitter_seed = c->jitter_seed + k->number + 1,
     };
-    k->result.outcomes = calloc(c->max_batch_rows, sizeof *k->result.outcomes);
-    if (k->result.outcomes == NULL)
-        return err_set(err, STATUS_NO_MEMORY, "no memory for %u batch outcomes", c->max_batch_rows);
+    for (uint32_t i = 0; i < STAGE_MAX_IN_FLIGHT; i++) {
+        struct batch_outcome *outcomes = calloc(c->max_batch_rows, sizeof *outcomes);
+        if (outcomes == NULL)
+            return err_set(err, STATUS_NO_MEMORY, "no memory for %u batch outcomes",
+                           c->max_batch_rows);
+        k->flights[i].result.outcomes = outcomes;
+    }
     const struct stage_config stage = {
         .ring_size = w->ring_size,
         .ring_index = k->ring_index,
@@ -287,6 +304,7 @@ enum status simulate_worker_create(struct simulate_world *w, struct simulate_wor
         .max_sequences = c->max_sequences,
         .max_batch_rows = c->max_batch_rows,
         .prefill_chunk = c->prefill_chunk,
+        .n_in_flight = c->n_in_flight,
         .batching = c->batching,
         .wait_deadline_ns = c->wait_deadline_ns,
         .batch_ns = batch_ns,
@@ -300,7 +318,8 @@ enum status simulate_worker_create(struct simulate_world *w, struct simulate_wor
 void simulate_worker_destroy(struct simulate_worker *k)
 {
     stage_destroy(k->stage);
-    free(k->result.outcomes);
+    for (uint32_t i = 0; i < STAGE_MAX_IN_FLIGHT; i++)
+        free(k->flights[i].result.outcomes);
 }
 
 void simulate_worker_reset(struct simulate_worker *k, uint64_t now_ns)

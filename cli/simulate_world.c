@@ -94,7 +94,7 @@ static enum status handle(struct simulate_world *w, const struct event *e, struc
         put(rank, e->attachment);
         break;
     case SIMULATE_BATCH:
-        k->is_done = true;
+        k->n_done++;
         break;
     case SIMULATE_WAKE:
         /* The stage may have changed its mind: a turn without work only goes back to sleep. */

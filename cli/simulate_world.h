@@ -24,6 +24,7 @@ struct simulate_config {
     uint32_t ring_size;                     /* 0 = default (cluster/ring.h) */
     uint32_t n_blocks, block_size, n_slots; /* of each worker */
     uint32_t max_sequences, max_batch_rows, prefill_chunk;
+    uint32_t n_in_flight; /* batches of a worker, 1 or 2; 0 is 1 */
     enum batching batching;
     uint64_t wait_deadline_ns;
     uint64_t jitter_seed;

@@ -11,6 +11,7 @@ struct message_pool {
     struct message_node *idle[MAX_CLASS + 1];
     size_t idle_bytes, max_idle_bytes;
     size_t n_lent;
+    struct transport_memory special; /* alloc NULL: none */
 };
 
 _Static_assert(TRANSPORT_MAX_MESSAGE_BYTES == 1 << MAX_CLASS, "the largest class is the limit");
@@ -23,10 +24,38 @@ static int class_of(size_t cap_bytes)
     return size_class;
 }
 
-static void node_free(struct message_node *node)
+static void node_free(struct message_pool *pool, struct message_node *node)
 {
-    free(node->message.bytes);
+    if (node->is_special)
+        pool->special.free(pool->special.context, node->message.bytes);
+    else
+        free(node->message.bytes);
     free(node);
+}
+
+/* Unlinks all idle nodes; the caller holds the lock. */
+static struct message_node *take_idle(struct message_pool *pool)
+{
+    struct message_node *all = NULL;
+    for (int i = MIN_CLASS; i <= MAX_CLASS; i++) {
+        while (pool->idle[i] != NULL) {
+            struct message_node *node = pool->idle[i];
+            pool->idle[i] = node->next;
+            node->next = all;
+            all = node;
+        }
+    }
+    pool->idle_bytes = 0;
+    return all;
+}
+
+static void free_all(struct message_pool *pool, struct message_node *first)
+{
+    while (first != NULL) {
+        struct message_node *next = first->next;
+        node_free(pool, first);
+        first = next;
+    }
 }
 
 enum status message_pool_create(size_t max_idle_bytes, struct message_pool **out, struct err *err)
@@ -44,30 +73,52 @@ void message_pool_destroy(struct message_pool *pool)
 {
     if (pool == NULL)
         return;
-    for (int i = MIN_CLASS; i <= MAX_CLASS; i++) {
-        while (pool->idle[i] != NULL) {
-            struct message_node *node = pool->idle[i];
-            pool->idle[i] = node->next;
-            node_free(node);
-        }
-    }
+    free_all(pool, take_idle(pool));
+    if (pool->special.alloc != NULL)
+        pool->special.release(pool->special.context);
     pthread_mutex_destroy(&pool->lock);
     free(pool);
 }
 
-static struct message_node *node_new(int size_class)
+void message_pool_use_memory(struct message_pool *pool, const struct transport_memory *memory)
 {
-    struct message_node *node = calloc(1, sizeof *node);
-    if (node == NULL)
-        return NULL;
-    node->size_class = size_class;
-    node->message.cap_bytes = (size_t)1 << size_class;
-    node->message.bytes = aligned_alloc(ALIGN_BYTES, node->message.cap_bytes);
-    if (node->message.bytes == NULL) {
-        free(node);
-        return NULL;
+    pthread_mutex_lock(&pool->lock);
+    bool is_first = pool->special.alloc == NULL;
+    struct message_node *dropped = NULL;
+    if (is_first) {
+        pool->special = *memory;
+        dropped = take_idle(pool);
     }
-    return node;
+    pthread_mutex_unlock(&pool->lock);
+    free_all(pool, dropped);
+    if (!is_first)
+        memory->release(memory->context);
+}
+
+/* special: alloc NULL for ordinary memory */
+static enum status node_new(int size_class, const struct transport_memory *special,
+                            struct message_node **out, struct err *err)
+{
+    size_t cap_bytes = (size_t)1 << size_class;
+    struct message_node *node = calloc(1, sizeof *node);
+    void *bytes = NULL;
+    enum status status = STATUS_OK;
+    if (node == NULL)
+        return err_set(err, STATUS_NO_MEMORY, "no memory for a message of %zu bytes", cap_bytes);
+    if (special->alloc != NULL)
+        status = special->alloc(special->context, cap_bytes, &bytes, err);
+    else if ((bytes = aligned_alloc(ALIGN_BYTES, cap_bytes)) == NULL)
+        status = err_set(err, STATUS_NO_MEMORY, "no memory for a message of %zu bytes", cap_bytes);
+    if (status != STATUS_OK) {
+        free(node);
+        return status;
+    }
+    node->size_class = size_class;
+    node->is_special = special->alloc != NULL;
+    node->message.cap_bytes = cap_bytes;
+    node->message.bytes = bytes;
+    *out = node;
+    return STATUS_OK;
 }
 
 enum status message_pool_acquire(struct message_pool *pool, size_t cap_bytes,
@@ -84,14 +135,14 @@ enum status message_pool_acquire(struct message_pool *pool, size_t cap_bytes,
         pool->idle_bytes -= node->message.cap_bytes;
     }
     pool->n_lent++;
+    const struct transport_memory special = pool->special;
     pthread_mutex_unlock(&pool->lock);
-    if (node == NULL)
-        node = node_new(size_class);
-    if (node == NULL) {
+    enum status status = node == NULL ? node_new(size_class, &special, &node, err) : STATUS_OK;
+    if (status != STATUS_OK) {
         pthread_mutex_lock(&pool->lock);
         pool->n_lent--;
         pthread_mutex_unlock(&pool->lock);
-        return err_set(err, STATUS_NO_MEMORY, "no memory for a message of %zu bytes", cap_bytes);
+        return status;
     }
     node->next = NULL;
     node->n_pending = 0;
@@ -108,7 +159,8 @@ void message_pool_release(struct message_pool *pool, struct message_node *node)
         return;
     pthread_mutex_lock(&pool->lock);
     pool->n_lent--;
-    bool keep = node->message.cap_bytes <= pool->max_idle_bytes - pool->idle_bytes;
+    bool keep = node->message.cap_bytes <= pool->max_idle_bytes - pool->idle_bytes &&
+                node->is_special == (pool->special.alloc != NULL);
     if (keep) {
         node->next = pool->idle[node->size_class];
         pool->idle[node->size_class] = node;
@@ -116,7 +168,7 @@ void message_pool_release(struct message_pool *pool, struct message_node *node)
     }
     pthread_mutex_unlock(&pool->lock);
     if (!keep)
-        node_free(node);
+        node_free(pool, node);
 }
 
 void message_pool_release_all(struct message_pool *pool, struct message_node *first)

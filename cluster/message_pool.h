@@ -18,6 +18,7 @@ struct message_node {
     int n_pending;            /* mpi: sends that still read from this node */
     bool is_complete;         /* mpi: the body has arrived */
     int size_class;           /* the pool's */
+    bool is_special;          /* the pool's: the bytes are of its special memory */
 };
 
 struct message_pool;
@@ -26,6 +27,11 @@ struct message_pool;
 enum status message_pool_create(size_t max_idle_bytes, struct message_pool **out, struct err *err);
 /* NULL is fine. Every node must have been released. */
 void message_pool_destroy(struct message_pool *pool);
+
+/* Buffers made from now on are of this memory, which the pool releases when it is destroyed; idle
+ * ones are dropped, so that the pool fills with the new kind. A pool has one such memory: a second
+ * is released at once. */
+void message_pool_use_memory(struct message_pool *pool, const struct transport_memory *memory);
 
 /* A node whose message has cap_bytes or more, len_bytes 0. STATUS_INVALID above
  * TRANSPORT_MAX_MESSAGE_BYTES, STATUS_NO_MEMORY. */

@@ -240,15 +240,17 @@ int mpi_link_n_ranks(const struct mpi_link *link)
 }
 
 enum status mpi_link_meet_host(struct mpi_link *link, const void *card, size_t card_bytes,
-                               void *cards, int *n_local, struct err *err)
+                               void *cards, struct mpi_link_host *host, struct err *err)
 {
     MPI_Comm local = MPI_COMM_NULL;
     MPI_Group local_group, world_group;
-    int n = 0;
+    int n = 0, n_before = 0;
     int code = MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &local);
     if (code != MPI_SUCCESS)
         return failed(link, "MPI_Comm_split_type", code, err);
     MPI_Comm_size(local, &n);
+    MPI_Comm_rank(local,
+                  &n_before); /* the key is 0 for all: they stand in the order of the world */
     enum status status = STATUS_OK;
     char *shown = calloc((size_t)n, card_bytes);
     int *ranks = calloc((size_t)n, sizeof *ranks), *world_ranks = calloc((size_t)n, sizeof *ranks);
@@ -271,7 +273,7 @@ enum status mpi_link_meet_host(struct mpi_link *link, const void *card, size_t c
     for (int i = 0; i < n; i++)
         memcpy((char *)cards + (size_t)world_ranks[i] * card_bytes, shown + (size_t)i * card_bytes,
                card_bytes);
-    *n_local = n;
+    *host = (struct mpi_link_host){.n = n, .n_before = n_before, .has_zero = world_ranks[0] == 0};
 out:
     MPI_Comm_free(&local);
     free(shown);

@@ -23,11 +23,16 @@ struct mpi_link;
 enum status mpi_link_open(struct mpi_link **out, struct err *err);
 int mpi_link_rank(const struct mpi_link *link);
 int mpi_link_n_ranks(const struct mpi_link *link);
+/* The ranks of this host. */
+struct mpi_link_host {
+    int n;         /* how many, this one included */
+    int n_before;  /* of those before this one */
+    bool has_zero; /* rank 0 is one of them */
+};
 /* Start-up only, all ranks together: ranks of one host show each other card [card_bytes]. cards
- * [n_ranks][card_bytes]: those of other hosts stay as they are. *n_local counts this host's ranks.
- */
+ * [n_ranks][card_bytes]: those of other hosts stay as they are. */
 enum status mpi_link_meet_host(struct mpi_link *link, const void *card, size_t card_bytes,
-                               void *cards, int *n_local, struct err *err);
+                               void *cards, struct mpi_link_host *host, struct err *err);
 /* NULL is fine. is_clean: nothing is under way and nothing has failed, so MPI_Finalize (which waits
  * for all ranks) is safe. Without it the library may use lent buffers until the process ends. True
  * when finalize was done. */

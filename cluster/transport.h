@@ -31,6 +31,16 @@ struct transport_counters {
     uint64_t n_messages_sent, n_bytes_sent, n_messages_received, n_bytes_received;
 };
 
+/* Where the bytes of messages lie, for a rank whose device wants them somewhere special. alloc is
+ * 64-byte aligned and may be called from any thread, as may free; release is called once, after the
+ * last free, and then nobody holds `context` any more. */
+struct transport_memory {
+    enum status (*alloc)(void *context, size_t len_bytes, void **out, struct err *err);
+    void (*free)(void *context, void *bytes);
+    void (*release)(void *context);
+    void *context;
+};
+
 struct transport;
 struct transport_ops {
     const char *name; /* "mpi", "inproc" */
@@ -43,6 +53,7 @@ struct transport_ops {
     enum status (*wait)(struct transport *t, uint64_t timeout_ns, struct err *err);
     void (*wake)(struct transport *t);
     bool (*is_drained)(struct transport *t);
+    void (*use_memory)(struct transport *t, const struct transport_memory *memory);
     void (*destroy)(struct transport *t);
 };
 
@@ -50,7 +61,9 @@ struct transport_ops {
 struct transport {
     const struct transport_ops *ops;
     int rank, n_ranks;
-    int n_local_ranks; /* ranks on this host, this one included */
+    int n_local_ranks;   /* ranks on this host, this one included */
+    int n_local_before;  /* of those the ones before this one */
+    bool has_local_zero; /* rank 0 is on this host */
     struct transport_counters counters;
 };
 
@@ -93,6 +106,13 @@ static inline void transport_wake(struct transport *t)
 static inline bool transport_is_drained(struct transport *t)
 {
     return t->ops->is_drained(t);
+}
+/* From now on new buffers come from there; those lent before stay what they are. Takes the memory
+ * over: release is called when the last buffer is gone, in transport_destroy. Ranks of one process
+ * share their buffers, and the first memory stays: any other is released at once. */
+static inline void transport_use_memory(struct transport *t, const struct transport_memory *memory)
+{
+    t->ops->use_memory(t, memory);
 }
 /* NULL is fine. For MPI this finalizes: call it once per rank, at the very end, after goodbyes. */
 static inline void transport_destroy(struct transport *t)

@@ -131,6 +131,11 @@ static bool inproc_is_drained(struct transport *t)
     return true;
 }
 
+static void inproc_use_memory(struct transport *t, const struct transport_memory *memory)
+{
+    message_pool_use_memory(pool_of(t), memory);
+}
+
 static void shared_free(struct shared *shared)
 {
     for (int i = 0; i < shared->n_ranks; i++) {
@@ -168,6 +173,7 @@ static const struct transport_ops inproc_ops = {
     .wait = inproc_wait,
     .wake = inproc_wake,
     .is_drained = inproc_is_drained,
+    .use_memory = inproc_use_memory,
     .destroy = inproc_destroy,
 };
 
@@ -210,7 +216,13 @@ enum status transport_inproc_create(int n_ranks, struct transport **out, struct 
         if (made[i] == NULL)
             goto no_memory;
         made[i]->base = (struct transport){
-            .ops = &inproc_ops, .rank = i, .n_ranks = n_ranks, .n_local_ranks = n_ranks};
+            .ops = &inproc_ops,
+            .rank = i,
+            .n_ranks = n_ranks,
+            .n_local_ranks = n_ranks,
+            .n_local_before = i,
+            .has_local_zero = true,
+        };
         made[i]->shared = shared;
     }
     shared->n_users = n_ranks;

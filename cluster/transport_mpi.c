@@ -348,6 +348,11 @@ static bool mpi_is_drained(struct transport *t)
     return mpi_link_n_sends(((struct mpi *)t)->link) == 0;
 }
 
+static void mpi_use_memory(struct transport *t, const struct transport_memory *memory)
+{
+    message_pool_use_memory(((struct mpi *)t)->pool, memory);
+}
+
 /* ---- start and end -------------------------------------------------------------------------- */
 
 static void mpi_destroy(struct transport *t)
@@ -386,6 +391,7 @@ static const struct transport_ops mpi_ops = {
     .wait = mpi_wait_op,
     .wake = mpi_wake,
     .is_drained = mpi_is_drained,
+    .use_memory = mpi_use_memory,
     .destroy = mpi_destroy,
 };
 
@@ -405,8 +411,12 @@ static enum status meet_ranks(struct mpi *m, struct err *err)
     struct mpi_bell *cards = calloc((size_t)t->n_ranks, sizeof *cards);
     if (cards == NULL)
         return err_set(err, STATUS_NO_MEMORY, "no memory for %d ranks", t->n_ranks);
+    struct mpi_link_host host = {0};
     enum status status =
-        mpi_link_meet_host(m->link, &m->waiting.bell, sizeof *cards, cards, &t->n_local_ranks, err);
+        mpi_link_meet_host(m->link, &m->waiting.bell, sizeof *cards, cards, &host, err);
+    t->n_local_ranks = host.n;
+    t->n_local_before = host.n_before;
+    t->has_local_zero = host.has_zero;
     int n_bells = 0;
     for (int i = 0; i < t->n_ranks && status == STATUS_OK; i++) {
         mpi_wait_attach(&cards[i], &m->bells[i]);

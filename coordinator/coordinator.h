@@ -19,10 +19,11 @@
 #include <stdint.h>
 
 struct coordinator_config {
-    uint32_t ring_size;   /* 0 = default (cluster/ring.h) */
-    uint32_t max_queue;   /* 0 = 4096 */
-    uint32_t max_running; /* sequences per ring; must equal the workers' max_sequences */
-    uint64_t kv_bytes;    /* per worker, --kv-memory; 0 = auto */
+    uint32_t ring_size;    /* 0 = default (cluster/ring.h) */
+    uint32_t max_queue;    /* 0 = 4096 */
+    uint32_t max_running;  /* sequences per ring; must equal the workers' max_sequences */
+    uint64_t kv_bytes;     /* per worker, --kv-memory; 0 = auto */
+    bool is_deterministic; /* workers on GPUs: bits that depend on no batch */
     uint32_t block_size;
     enum dtype kv_dtype;
     uint32_t n_threads;         /* per worker; 0 = cores of the host / workers on it, at least 1 */

@@ -1,4 +1,4 @@
-/* Divides each host's cores and memory among its workers. */
+/* Divides each host's cores, memory and GPUs among its workers. */
 #include "coordinator/coordinator_state.h"
 
 #include "kernels/kernels.h"
@@ -70,6 +70,21 @@ static double gib(uint64_t bytes)
     return (double)bytes / (double)(UINT64_C(1) << 30);
 }
 
+static bool is_on_gpu(const struct control_hello *hello)
+{
+    return strcmp(hello->backend, "cuda") == 0;
+}
+
+/* Workers of the job on this one's GPU. */
+static uint32_t count_sharing(const struct coordinator *c, const struct control_hello *hello)
+{
+    uint32_t n = 0;
+    for (uint32_t w = 0; w < c->n_workers && is_on_gpu(hello); w++)
+        n += strcmp(c->peers[w].hello.host, hello->host) == 0 &&
+             strcmp(c->peers[w].hello.device_id, hello->device_id) == 0;
+    return n;
+}
+
 static enum status plan_memory(const struct coordinator *c, const struct control_hello *hello,
                                const struct host_share *share, uint64_t *kv_bytes, struct err *err)
 {
@@ -79,6 +94,10 @@ static enum status plan_memory(const struct coordinator *c, const struct control
         if (*kv_bytes == 0)
             *kv_bytes = coordinator_auto_kv_bytes(&c->checkpoint->config, c->config.kv_dtype,
                                                   UINT64_MAX, 1, c->config.max_running);
+        return STATUS_OK;
+    }
+    if (is_on_gpu(hello)) { /* only the worker sees what is free there, and 0 makes it look */
+        *kv_bytes = c->config.kv_bytes;
         return STATUS_OK;
     }
     if (c->config.kv_bytes == 0) {
@@ -101,6 +120,19 @@ static enum status plan_memory(const struct coordinator *c, const struct control
     return STATUS_OK;
 }
 
+/* There is no least of two kinds of GPU to agree on. */
+static enum status check_gpu(const struct coordinator *c, uint32_t worker, struct err *err)
+{
+    const struct control_hello *h = &c->peers[worker].hello, *first = &c->peers[0].hello;
+    if (strcmp(h->isa, first->isa) == 0 && strcmp(h->device_name, first->device_name) == 0)
+        return STATUS_OK;
+    return err_set(err, STATUS_MISMATCH,
+                   "rank %u on %s computes on a %s (%s), rank 1 on %s on a %s (%s): results are "
+                   "the same only on one kind of GPU; choose hosts that have it, or --device",
+                   worker + 1, h->host, h->device_name, h->isa, first->host, first->device_name,
+                   first->isa);
+}
+
 /* Results are bit-identical within one instruction set, so all use the least. */
 static enum status plan_isa(const struct coordinator *c, const char **out, struct err *err)
 {
@@ -113,6 +145,12 @@ static enum status plan_isa(const struct coordinator *c, const char **out, struc
                            "are the same only within one, choose it with --backend",
                            w + 1, h->host, h->backend, c->peers[0].hello.host,
                            c->peers[0].hello.backend);
+        if (is_on_gpu(h)) {
+            enum status st = check_gpu(c, w, err);
+            if (st != STATUS_OK)
+                return st;
+            continue;
+        }
         if (strcmp(h->isa, isa) == 0)
             continue;
         isa = kernels_cpu_lesser_isa(isa, h->isa);
@@ -145,6 +183,8 @@ enum status coordinator_plan(const struct coordinator *c, struct control_welcome
         /* A spinning thread must not take the core of one that works. Rank 0 needs a core for
          * microseconds a token, so none is kept for it. */
         welcome->may_spin = (uint64_t)share.n_workers * n_threads <= n_cores;
+        welcome->is_deterministic = c->config.is_deterministic;
+        welcome->n_sharing = count_sharing(c, h);
         st = plan_memory(c, h, &share, &welcome->kv_bytes, err);
     }
     return st;

@@ -87,6 +87,17 @@ const char *kernels_cpu_lesser_isa(const char *a, const char *b);
 /* GPUs that the backend "cuda" could use; 0 without the backend, a driver or a device. */
 int kernels_cuda_devices(void);
 
+/* A GPU as its driver describes it; nothing of it is taken by asking. */
+struct kernels_device {
+    char name[64], id[48]; /* id: tells it from every other GPU */
+    int major, minor;      /* compute capability */
+    int driver, runtime;   /* CUDA versions, 1000 * major + 10 * minor */
+    uint64_t total_bytes;
+};
+/* STATUS_UNSUPPORTED, with why there is none: not built in, no driver, no device; STATUS_INVALID
+ * for a number that is not there, with how many are. */
+enum status kernels_cuda_device(int device, struct kernels_device *out, struct err *err);
+
 /* Batches of one stream that may have been bound and not yet waited for. */
 enum { KERNELS_MAX_IN_FLIGHT = 2 };
 

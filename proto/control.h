@@ -16,7 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { CONTROL_PROTOCOL_VERSION = 4, CONTROL_TEXT_BYTES = 512, CONTROL_NAME_BYTES = 64 };
+enum { CONTROL_PROTOCOL_VERSION = 5, CONTROL_TEXT_BYTES = 512, CONTROL_NAME_BYTES = 64 };
 
 enum control_kind {
     CONTROL_HELLO = 1,
@@ -43,14 +43,20 @@ struct control_hello {
     char boot_id[CONTROL_NAME_BYTES]; /* cluster/host.h; ranks with the same one share a clock */
     uint64_t fingerprint, memory_available_bytes;
     uint32_t n_cores;
+    /* of a worker on a GPU: its number there, name, what tells it from all others, its memory */
+    uint32_t device;
+    char device_name[CONTROL_NAME_BYTES], device_id[CONTROL_NAME_BYTES];
+    uint64_t device_memory_bytes;
     enum status failure;
     char message[CONTROL_TEXT_BYTES];
 };
 struct control_welcome {
     char isa[16];
-    uint64_t kv_bytes;
+    uint64_t kv_bytes; /* 0: a worker on a GPU looks what fits there */
     uint32_t n_threads;
     bool may_spin;
+    bool is_deterministic;
+    uint32_t n_sharing; /* workers on this worker's GPU, itself included; 0 without one */
     enum status failure;
     char message[CONTROL_TEXT_BYTES];
 };

@@ -91,6 +91,10 @@ static enum status read_hello(const Carousel__Hello *h, struct control_hello *ou
         (st = read_name("hello.backend", h->backend, out->backend, sizeof out->backend, err)) ||
         (st = read_name("hello.isa", h->isa, out->isa, sizeof out->isa, err)) ||
         (st = read_name("hello.boot_id", h->boot_id, out->boot_id, sizeof out->boot_id, err)) ||
+        (st = read_name("hello.device_name", h->device_name, out->device_name,
+                        sizeof out->device_name, err)) ||
+        (st = read_name("hello.device_id", h->device_id, out->device_id, sizeof out->device_id,
+                        err)) ||
         (st = read_failure("hello.failure", h->failure, &out->failure, err)))
         return st;
     out->protocol = h->protocol;
@@ -98,6 +102,8 @@ static enum status read_hello(const Carousel__Hello *h, struct control_hello *ou
     out->fingerprint = h->fingerprint;
     out->memory_available_bytes = h->memory_available;
     out->n_cores = h->n_cores;
+    out->device = h->device;
+    out->device_memory_bytes = h->device_memory;
     read_text(h->message, out->message, sizeof out->message);
     return STATUS_OK;
 }
@@ -112,6 +118,8 @@ static enum status read_welcome(const Carousel__Welcome *w, struct control_welco
     out->kv_bytes = w->kv_bytes;
     out->n_threads = w->n_threads;
     out->may_spin = w->may_spin;
+    out->is_deterministic = w->is_deterministic;
+    out->n_sharing = w->n_sharing;
     read_text(w->message, out->message, sizeof out->message);
     return STATUS_OK;
 }

@@ -51,6 +51,10 @@ static void fill_greetings(const struct control_message *m, struct packing *p)
         to->failure = (uint32_t)h->failure;
         to->message = lend_text(h->message);
         to->boot_id = lend_text(h->boot_id);
+        to->device = h->device;
+        to->device_name = lend_text(h->device_name);
+        to->device_id = lend_text(h->device_id);
+        to->device_memory = h->device_memory_bytes;
     } else if (m->kind == CONTROL_WELCOME) {
         const struct control_welcome *w = &m->welcome;
         Carousel__Welcome *to = p->control.welcome = &p->body.welcome;
@@ -59,6 +63,8 @@ static void fill_greetings(const struct control_message *m, struct packing *p)
         to->kv_bytes = w->kv_bytes;
         to->n_threads = w->n_threads;
         to->may_spin = w->may_spin;
+        to->is_deterministic = w->is_deterministic;
+        to->n_sharing = w->n_sharing;
         to->failure = (uint32_t)w->failure;
         to->message = lend_text(w->message);
     } else {

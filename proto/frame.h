@@ -20,7 +20,7 @@
 #include <stdint.h>
 
 enum { MESSAGE_BUNDLE = 1, MESSAGE_CONTROL = 2 };
-enum { FRAME_PROTOCOL_VERSION = 4 };
+enum { FRAME_PROTOCOL_VERSION = 5 };
 
 /* The first 8 bytes of every message: u32 magic, u16 version, u16 kind.
  * STATUS_CORRUPT when it is neither kind or of another version. */

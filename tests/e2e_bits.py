@@ -6,7 +6,8 @@ One base setting (1 worker in this process, 1 thread, one request at a time) giv
   - tokens and exit loops of 64 requests of mixed lengths, thresholds, temperatures and seeds (`bench engine`),
   - log-probabilities over the whole vocabulary of those tokens that 64 requests at once give (`batch`).
 Each axis is then varied alone, and some settings are drawn at random: workers and transport, concurrency, chunk
-size, eager and lazy prefill, threads, KV block size and memory, rings, batching rule, row budget. Every hash must be the same.
+size, eager and lazy prefill, threads, KV block size and memory, rings, batching rule, row budget, batches in flight. Every
+hash must be the same.
 
 The random settings come from the printed seed; E2E_SEED=N repeats them.
 """
@@ -19,7 +20,7 @@ import time
 from e2e_lib import DEMO, WORK, Checks, ids_text, make_checkpoint, run_json, run_ok
 
 BASE = {"workers": 1, "transport": "inproc", "threads": 1, "prefill-chunk": 64, "prefill": "eager",
-        "batching": "knee", "block-size": 16, "max-batch-rows": 256, "concurrency": 1}
+        "batching": "knee", "block-size": 16, "max-batch-rows": 256, "batches-in-flight": 1, "concurrency": 1}
 AXES = {
     "prefill-chunk": [1, 7, 4096],
     "prefill": ["lazy"],
@@ -27,6 +28,7 @@ AXES = {
     "block-size": [8],
     "batching": ["greedy", "tick", "round"],
     "max-batch-rows": [5],
+    "batches-in-flight": [2],
     "concurrency": [64],
 }
 WORKERS = [1, 2, 3, 4, 6]
@@ -36,6 +38,12 @@ MIXED = {
     "rings of one": {"workers": 3, "ring-size": 1, "concurrency": 64},
     "KV memory for few": {"workers": 2, "kv-memory": "1200K", "concurrency": 64},
     "one row a batch": {"workers": 3, "max-batch-rows": 1, "concurrency": 64},
+    "two in flight, one worker": {"batches-in-flight": 2, "batching": "greedy", "prefill-chunk": 7,
+                                  "concurrency": 64},
+    "two in flight, two rings over MPI": {"batches-in-flight": 2, "workers": 4, "ring-size": 2,
+                                          "transport": "mpi", "prefill-chunk": 7, "concurrency": 64},
+    "two in flight, lazy": {"batches-in-flight": 2, "workers": 3, "prefill": "lazy", "prefill-chunk": 7,
+                            "concurrency": 64},
     "blocks of one, no patience": {"workers": 2, "block-size": 1, "wait-limit": 0.001, "concurrency": 64},
 }
 N_RANDOM = 8

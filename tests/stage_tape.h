@@ -14,7 +14,7 @@ struct tape {
     struct stage *stage;
     struct stage_config config;
     uint64_t now_ns;
-    const struct batch *running;
+    const struct batch *running[STAGE_MAX_IN_FLIGHT]; /* the oldest first */
     char text[32768];
     size_t len;
     uint16_t source_rank; /* of frames; 0: the coordinator */
@@ -147,7 +147,7 @@ static inline enum status tape_step(struct tape *t, struct stage_event event)
                    (double)k->cdf, k->is_last ? " last" : "");
     }
     if (o->start != NULL) {
-        t->running = o->start;
+        t->running[t->running[0] != NULL] = o->start;
         tape_batch(t, o->start);
     }
     if (o->wake_at_ns > t->now_ns)
@@ -212,16 +212,17 @@ static inline void tape_mate_busy(struct tape *t, uint32_t mate, uint32_t round)
 }
 
 enum { TAPE_GO = -1, TAPE_FAIL = -2 };
-/* What each segment of the running batch did: an id (its live row exits with it), TAPE_GO or
+/* What each segment of the oldest running batch did: an id (its live row exits with it), TAPE_GO or
  * TAPE_FAIL. */
 static inline void tape_done(struct tape *t, const int *segments)
 {
     struct batch_outcome outcomes[32] = {0};
-    assert_non_null(t->running);
+    const struct batch *b = t->running[0];
+    assert_non_null(b);
     tape_print(t, "> done:");
-    for (uint32_t i = 0; i < t->running->n_segments; i++) {
+    for (uint32_t i = 0; i < b->n_segments; i++) {
         outcomes[i].lambda = 0.5f;
-        outcomes[i].exit.survival = t->running->segments[i].exit.survival * 0.5f;
+        outcomes[i].exit.survival = b->segments[i].exit.survival * 0.5f;
         outcomes[i].exit.cdf = 1.0f - outcomes[i].exit.survival;
         outcomes[i].failure = segments[i] == TAPE_FAIL ? STATUS_INVALID : STATUS_OK;
         outcomes[i].is_exit = segments[i] >= 0;
@@ -232,8 +233,9 @@ static inline void tape_done(struct tape *t, const int *segments)
             tape_print(t, segments[i] == TAPE_GO ? " on" : " nan");
     }
     tape_print(t, "\n");
-    struct batch_result result = {.n_segments = t->running->n_segments, .outcomes = outcomes};
-    t->running = NULL;
+    struct batch_result result = {.n_segments = b->n_segments, .outcomes = outcomes};
+    t->running[0] = t->running[1];
+    t->running[1] = NULL;
     tape_step(t, (struct stage_event){.kind = STAGE_BATCH_DONE, .result = &result});
 }
 #define TAPE_DONE(t, ...) tape_done((t), (const int[]){__VA_ARGS__})

@@ -25,10 +25,14 @@ static void test_control_hello(void **state)
                                      .fingerprint = UINT64_MAX,
                                      .memory_available_bytes = UINT64_MAX,
                                      .n_cores = UINT32_MAX,
+                                     .device = 3,
+                                     .device_name = "some GPU",
+                                     .device_memory_bytes = UINT64_MAX - 1,
                                      .failure = STATUS_INTERNAL};
     fill_text(m.hello.host, sizeof m.hello.host, 'h');
     fill_text(m.hello.version, sizeof m.hello.version, 'v');
     fill_text(m.hello.boot_id, sizeof m.hello.boot_id, 'b');
+    fill_text(m.hello.device_id, sizeof m.hello.device_id, 'd');
     fill_text(m.hello.message, sizeof m.hello.message, 'm');
     round_trip(&m, &out);
     assert_memory_equal(&m.hello.host, &out.hello.host, sizeof m.hello.host);
@@ -36,6 +40,10 @@ static void test_control_hello(void **state)
     assert_string_equal(m.hello.backend, out.hello.backend);
     assert_string_equal(m.hello.isa, out.hello.isa);
     assert_string_equal(m.hello.boot_id, out.hello.boot_id);
+    assert_string_equal(m.hello.device_name, out.hello.device_name);
+    assert_string_equal(m.hello.device_id, out.hello.device_id);
+    assert_int_equal(out.hello.device, 3);
+    assert_int_equal(out.hello.device_memory_bytes, UINT64_MAX - 1);
     assert_string_equal(m.hello.message, out.hello.message);
     assert_int_equal(out.hello.protocol, UINT32_MAX);
     assert_int_equal(out.hello.rank, UINT32_MAX);
@@ -126,6 +134,8 @@ static void test_control_welcome_and_ready(void **state)
                                          .kv_bytes = UINT64_MAX,
                                          .n_threads = UINT32_MAX,
                                          .may_spin = true,
+                                         .is_deterministic = true,
+                                         .n_sharing = 4,
                                          .failure = STATUS_MISMATCH,
                                          .message = "rank 3 on b holds another model"};
     round_trip(&m, &out);

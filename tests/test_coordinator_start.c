@@ -146,6 +146,67 @@ static void test_coordinator_start_gives_a_timed_worker_what_it_asks_for(void **
     }
 }
 
+static void fake_gpu(struct fake *f, const char *name, const char *isa, const char *id)
+{
+    strcpy(f->hello.backend, "cuda");
+    strcpy(f->hello.isa, isa);
+    strcpy(f->hello.device_name, name);
+    strcpy(f->hello.device_id, id);
+    f->hello.memory_available_bytes = 1000; /* of the host, where nothing is taken */
+}
+
+/* Two of three share a GPU; another host's with the same identity would be another. Each looks for
+ * itself how much KV memory it has, unless it is told. */
+static void test_coordinator_start_shares_out_gpus(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        struct cluster *c = cluster_open(4);
+        struct err err = {0};
+        for (int w = 0; w < 4; w++)
+            fake_gpu(&c->fakes[w], "X1", "sm_90", w == 1 ? "GPU-b" : "GPU-a");
+        strcpy(c->fakes[3].hello.host, "nodeb");
+        c->config.kv_bytes = i == 0 ? 0 : 1 << 20;
+        c->config.is_deterministic = i == 1;
+        if (cluster_start(c, &err) != STATUS_OK)
+            fail_msg("%s", err.message);
+        cluster_stop(c);
+        static const uint32_t n_sharing[] = {2, 1, 2, 1};
+        for (int w = 0; w < 4; w++) {
+            const struct control_welcome *welcome = &c->fakes[w].welcome;
+            assert_int_equal(welcome->n_sharing, n_sharing[w]);
+            assert_int_equal(welcome->kv_bytes, c->config.kv_bytes);
+            assert_int_equal(welcome->is_deterministic, i == 1);
+            assert_string_equal(welcome->isa, "sm_90");
+        }
+        cluster_close(c);
+    }
+}
+
+static void test_coordinator_start_refuses_two_kinds_of_gpu(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        struct cluster *c = cluster_open(2);
+        strcpy(c->fakes[1].hello.host, "nodeb");
+        fake_gpu(&c->fakes[0], "X1", "sm_90", "GPU-a");
+        fake_gpu(&c->fakes[1], i == 0 ? "X1" : "X2", i == 0 ? "sm_80" : "sm_90", "GPU-b");
+        const char *const words[] = {"rank 2 on nodeb", "rank 1 on nodea",
+                                     i == 0 ? "(sm_80)" : "X2", "--device"};
+        check_fails(c, STATUS_MISMATCH, words, 4);
+    }
+}
+
+static void test_coordinator_start_refuses_a_gpu_beside_a_cpu(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_open(2);
+    fake_gpu(&c->fakes[1], "X1", "sm_90", "GPU-a");
+    const char *const words[] = {"rank 2 on nodea computes with backend cuda", "with cpu",
+                                 "--backend"};
+    check_fails(c, STATUS_MISMATCH, words, 3);
+}
+
 static void test_coordinator_start_passes_on_a_failed_ready(void **state)
 {
     (void)state;
@@ -263,6 +324,9 @@ int main(void)
         cmocka_unit_test(test_coordinator_start_names_who_is_missing),
         cmocka_unit_test(test_coordinator_start_refuses_more_memory_than_there_is),
         cmocka_unit_test(test_coordinator_start_gives_a_timed_worker_what_it_asks_for),
+        cmocka_unit_test(test_coordinator_start_shares_out_gpus),
+        cmocka_unit_test(test_coordinator_start_refuses_two_kinds_of_gpu),
+        cmocka_unit_test(test_coordinator_start_refuses_a_gpu_beside_a_cpu),
         cmocka_unit_test(test_coordinator_start_passes_on_a_failed_ready),
         cmocka_unit_test(test_coordinator_start_does_not_wait_for_those_who_left),
         cmocka_unit_test(test_coordinator_start_compares_block_sizes),

@@ -63,6 +63,72 @@ static void test_message_pool_gives_memory_back_over_its_bound(void **state)
     message_pool_destroy(pool);
 }
 
+/* Memory that counts what it gives. */
+struct counted {
+    int n_allocs, n_frees, n_releases;
+    bool is_full;
+};
+
+static enum status counted_alloc(void *context, size_t len_bytes, void **out, struct err *err)
+{
+    struct counted *c = context;
+    if (c->is_full)
+        return err_set(err, STATUS_NO_MEMORY, "no room for %zu bytes there", len_bytes);
+    c->n_allocs++;
+    *out = aligned_alloc(64, len_bytes);
+    return *out != NULL ? STATUS_OK : STATUS_NO_MEMORY;
+}
+
+static void counted_free(void *context, void *bytes)
+{
+    struct counted *c = context;
+    c->n_frees++;
+    assert_int_equal(c->n_releases, 0);
+    free(bytes);
+}
+
+static void counted_release(void *context)
+{
+    ((struct counted *)context)->n_releases++;
+}
+
+static struct transport_memory memory_of(struct counted *c)
+{
+    return (struct transport_memory){counted_alloc, counted_free, counted_release, c};
+}
+
+static void test_message_pool_fills_with_the_memory_it_is_given(void **state)
+{
+    (void)state;
+    struct message_pool *pool = NULL;
+    struct message_node *before = NULL, *idle = NULL, *node = NULL;
+    struct counted counted = {0}, second = {0};
+    struct err err = {0};
+    assert_int_equal(message_pool_create(1 << 20, &pool, NULL), STATUS_OK);
+    assert_int_equal(message_pool_acquire(pool, 4096, &before, NULL), STATUS_OK);
+    assert_int_equal(message_pool_acquire(pool, 4096, &idle, NULL), STATUS_OK);
+    message_pool_release(pool, idle);
+    const struct transport_memory memory = memory_of(&counted), other = memory_of(&second);
+    message_pool_use_memory(pool, &memory); /* drops the idle one */
+    message_pool_release(pool, before);     /* of the old kind: freed, not kept */
+    assert_int_equal(message_pool_acquire(pool, 4096, &node, NULL), STATUS_OK);
+    assert_int_equal(counted.n_allocs, 1);
+    message_pool_release(pool, node);
+    assert_int_equal(message_pool_acquire(pool, 4096, &node, NULL), STATUS_OK);
+    assert_int_equal(counted.n_allocs, 1); /* it came back */
+    message_pool_use_memory(pool, &other); /* the first stays */
+    assert_int_equal(second.n_releases, 1);
+    counted.is_full = true;
+    assert_int_equal(message_pool_acquire(pool, 1 << 20, &idle, &err), STATUS_NO_MEMORY);
+    assert_non_null(strstr(err.message, "no room for 1048576 bytes there"));
+    assert_int_equal(message_pool_n_lent(pool), 1);
+    message_pool_release(pool, node);
+    assert_int_equal(counted.n_frees, 0);
+    message_pool_destroy(pool);
+    assert_int_equal(counted.n_frees, 1);
+    assert_int_equal(counted.n_releases, 1);
+}
+
 static void test_message_pool_refuses_what_is_too_long(void **state)
 {
     (void)state;
@@ -101,6 +167,7 @@ int main(void)
         cmocka_unit_test(test_message_pool_uses_a_buffer_again),
         cmocka_unit_test(test_message_pool_keeps_sizes_apart),
         cmocka_unit_test(test_message_pool_gives_memory_back_over_its_bound),
+        cmocka_unit_test(test_message_pool_fills_with_the_memory_it_is_given),
         cmocka_unit_test(test_message_pool_refuses_what_is_too_long),
         cmocka_unit_test(test_message_queue_is_first_in_first_out),
     };

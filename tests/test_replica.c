@@ -109,13 +109,16 @@ static void test_replica_rows_do_not_depend_on_the_batch(void **state)
     enum { N = 30 };
     static float alone[4 * N * 24], mixed[4 * N * 24];
     const int chunks[][N] = {{N}, {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, N}, {3, 7, 2, N}, {29, 1}};
-    for (int kv = DTYPE_F32; kv <= DTYPE_BF16; kv++) {
-        world_open(&w, &OURO, (enum dtype)kv, 1);
+    struct kind kinds[] = {ON_CPU, ON_CPU, ON_GPU};
+    kinds[1].kv_dtype = DTYPE_BF16;
+    for (int k = 0; k < 3; k++) {
+        if (!world_open_on(&w, &kinds[k], 1, NULL))
+            return;
         add(&w, 0, N, 11);
         run_alone(&w, 0, N, alone);
         world_close(&w);
         for (int i = 0; i < 4; i++) {
-            world_open(&w, &OURO, (enum dtype)kv, 1 + i % 2);
+            assert_true(world_open_on(&w, &kinds[k], 1 + i % 2, NULL));
             run_mixed(&w, N, chunks[i], mixed);
             assert_memory_equal(alone, mixed, sizeof alone);
             world_close(&w);
@@ -129,22 +132,22 @@ static void test_replica_rows_travel_between_slots(void **state)
     static struct world w;
     enum { N = 13, D = 24 };
     float alone[4 * N * D], hidden[N * D];
-    unsigned char message[1 + sizeof hidden]; /* a frame's rows may lie anywhere */
+    _Alignas(64) unsigned char message[4 + sizeof hidden]; /* rows lie at multiples of 4 */
     world_open(&w, &OURO, DTYPE_F32, 1);
     struct sequence_state *s = add(&w, 0, N, 11);
     run_alone(&w, 0, N, alone);
     for (int t = 1; t <= 4; t++) {
         run(&w, &(struct piece){0, t, 0, N, true}, 1);
-        assert_int_equal(replica_read_rows(w.replica, s->slots, N, message + 1, NULL), STATUS_OK);
+        assert_int_equal(move_rows(&w, true, s->slots, N, message + 4, NULL), STATUS_OK);
         for (int p = 0; p < N; p++)
             s->slots[p] = 200 * t + (p % 3) * 20 + p;
-        assert_int_equal(replica_write_rows(w.replica, s->slots, N, message + 1, NULL), STATUS_OK);
+        assert_int_equal(move_rows(&w, false, s->slots, N, message + 4, NULL), STATUS_OK);
         read_hidden(&w, 0, N, hidden);
         assert_memory_equal(hidden, alone + (t - 1) * N * D, sizeof hidden);
     }
     struct err err;
     int32_t outside = (int32_t)replica_get_geometry(w.replica)->n_slots;
-    assert_int_equal(replica_write_rows(w.replica, &outside, 1, message, &err), STATUS_INTERNAL);
+    assert_int_equal(move_rows(&w, false, &outside, 1, message, &err), STATUS_INTERNAL);
     world_close(&w);
 }
 
@@ -162,13 +165,13 @@ static void *compute(void *arg)
     return NULL;
 }
 
-static void test_replica_driver_copies_rows_while_a_batch_runs(void **state)
+static void check_copies(const struct kind *kind)
 {
-    (void)state;
     static struct world w;
     float rows[3 * 24], back[3 * 24];
     const int32_t slots[] = {100, 101, 90};
-    world_open(&w, &OURO, DTYPE_F32, 2);
+    if (!world_open_on(&w, kind, 2, NULL))
+        return;
     add(&w, 0, 20, 11);
     struct driver d = {.w = &w};
     pthread_t thread;
@@ -176,28 +179,42 @@ static void test_replica_driver_copies_rows_while_a_batch_runs(void **state)
     for (int i = 0; i < 10 || !atomic_load(&d.is_over); i++) {
         for (int j = 0; j < 3 * 24; j++)
             rows[j] = (float)(i + j);
-        assert_int_equal(replica_write_rows(w.replica, slots, 3, rows, NULL), STATUS_OK);
-        assert_int_equal(replica_read_rows(w.replica, slots, 3, back, NULL), STATUS_OK);
+        assert_int_equal(move_rows(&w, false, slots, 3, rows, NULL), STATUS_OK);
+        assert_int_equal(move_rows(&w, true, slots, 3, back, NULL), STATUS_OK);
         assert_memory_equal(rows, back, sizeof rows);
     }
     pthread_join(thread, NULL);
     world_close(&w);
 }
 
-static void test_replica_calibrates_without_a_trace(void **state)
+static void test_replica_driver_copies_rows_while_a_batch_runs(void **state)
 {
     (void)state;
+    check_copies(&ON_CPU);
+    check_copies(&ON_GPU);
+}
+
+static void check_calibration(const struct kind *kind)
+{
     static struct world w;
     static float before[4 * 20 * 24], after[4 * 20 * 24];
     uint64_t batch_ns = 0, row_ns = 0;
-    world_open(&w, &OURO, DTYPE_F32, 1);
+    if (!world_open_on(&w, kind, 1, NULL))
+        return;
     add(&w, 0, 20, 11);
     run_alone(&w, 0, 20, before);
     assert_int_equal(replica_calibrate(w.replica, &batch_ns, &row_ns, NULL), STATUS_OK);
-    assert_true(row_ns >= 1 && batch_ns < 1000000000u && row_ns < 1000000000u);
+    assert_true(row_ns >= 1 && batch_ns < 10000000000u && row_ns < 1000000000u);
     run_alone(&w, 0, 20, after);
     assert_memory_equal(before, after, sizeof before);
     world_close(&w);
+}
+
+static void test_replica_calibrates_without_a_trace(void **state)
+{
+    (void)state;
+    check_calibration(&ON_CPU);
+    check_calibration(&ON_GPU);
 }
 
 static void test_replica_plan_divides_memory(void **state)

@@ -119,15 +119,15 @@ static void test_replica_timed_keeps_no_rows(void **state)
     add(&w, 0, 4, 1);
     float rows[4 * 24], again[4 * 24];
     memset(rows, 0, sizeof rows);
-    assert_int_equal(replica_write_rows(w.replica, w.sequences[0].slots, 4, rows, NULL), STATUS_OK);
+    assert_int_equal(move_rows(&w, false, w.sequences[0].slots, 4, rows, NULL), STATUS_OK);
     read_hidden(&w, 0, 4, rows);
     read_hidden(&w, 0, 4, again);
     assert_memory_equal(rows, again, sizeof rows);
     assert_memory_equal(rows, rows + 24, 24 * sizeof(float)); /* every row is the same */
     assert_true(rows[0] > 0 && rows[23] > rows[0]);
     int32_t outside = (int32_t)replica_get_geometry(w.replica)->n_slots;
-    assert_int_equal(replica_read_rows(w.replica, &outside, 1, rows, NULL), STATUS_INTERNAL);
-    assert_int_equal(replica_write_rows(w.replica, &outside, 1, rows, NULL), STATUS_INTERNAL);
+    assert_int_equal(move_rows(&w, true, &outside, 1, rows, NULL), STATUS_INTERNAL);
+    assert_int_equal(move_rows(&w, false, &outside, 1, rows, NULL), STATUS_INTERNAL);
     world_close(&w);
 }
 

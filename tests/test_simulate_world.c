@@ -71,6 +71,30 @@ static void test_simulate_world_adds_hops(void **state)
     simulate_case_free(&c);
 }
 
+/* us: a prompt of four chunks is there at 32. One batch at a time: loop 1 of a chunk with loop 2 of
+ * the one before it, so five batches of 10 + 1000 and the head's 100, then 12 for the token. Two in
+ * flight, started greedily: chunks 1 and 2 of loop 1, then 1 of loop 2 with 3, 2 with 4, 3, 4: six
+ * of 1000 without a gap, and one hand-over. */
+static void test_simulate_world_two_in_flight_hide_the_hand_over(void **state)
+{
+    (void)state;
+    for (uint32_t n = 1; n <= 2; n++) {
+        struct simulate_case c;
+        simulate_case_init(&c, 1);
+        c.config.batching = BATCHING_GREEDY;
+        c.config.n_in_flight = n;
+        c.workload.prompt_min = c.workload.prompt_max = 64;
+        c.workload.output_min = c.workload.output_max = 1;
+        simulate_case_run(&c);
+        double batches = n == 1 ? 5 * 1010 + 100 : 6 * 1000 + 100 + 10;
+        assert_near(c.result.ttft_ms[0], (32 + batches + 12) / 1e3);
+        assert_int_equal(c.result.stats[0].n_batches, n == 1 ? 5 : 6);
+        assert_int_equal(c.result.stats[0].busy_ns, (uint64_t)(1e3 * batches));
+        assert_clean(&c);
+        simulate_case_free(&c);
+    }
+}
+
 /* A row of d floats and its frame at one byte a nanosecond, beside the same without. */
 static void test_simulate_world_charges_bytes(void **state)
 {
@@ -315,6 +339,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_simulate_world_adds_up_one_stream),
         cmocka_unit_test(test_simulate_world_adds_hops),
+        cmocka_unit_test(test_simulate_world_two_in_flight_hide_the_hand_over),
         cmocka_unit_test(test_simulate_world_charges_bytes),
         cmocka_unit_test(test_simulate_world_short_batches_silence_the_driver),
         cmocka_unit_test(test_simulate_world_is_a_function_of_its_input),

@@ -46,7 +46,8 @@ static void check_empty(struct ring *r)
     }
 }
 
-static void run_one(uint64_t seed)
+/* Returns how many batches were started while another one ran. */
+static uint64_t run_one(uint64_t seed)
 {
     static struct ring ring;
     struct ring *r = &ring;
@@ -60,7 +61,8 @@ static void run_one(uint64_t seed)
                              .max_sequences = 12,
                              .max_batch_rows = 1 + (uint32_t)(dice >> 24) % 24,
                              .prefill_chunk = 1 + (uint32_t)(dice >> 32) % 12,
-                             .batching = (enum batching)((dice >> 40) % 3),
+                             .n_in_flight = 1 + (uint32_t)(dice >> 36) % STAGE_MAX_IN_FLIGHT,
+                             .batching = (enum batching)((dice >> 40) % 4),
                              .batch_ns = 40,
                              .row_ns = 1 + (dice >> 48) % 20};
     ring_create(r, n_workers, &c, seed);
@@ -89,7 +91,9 @@ static void run_one(uint64_t seed)
     assert_int_equal(n_checked, n_sequences);
     assert_int_equal(r->n_failed, 0);
     check_empty(r);
+    assert_true(c.n_in_flight > 1 || r->n_overlapped == 0);
     ring_destroy(r);
+    return r->n_overlapped;
 }
 
 static void test_stage_random_rings_equal_the_plain_model(void **state)
@@ -97,11 +101,12 @@ static void test_stage_random_rings_equal_the_plain_model(void **state)
     (void)state;
     const char *given = getenv("STAGE_SEED");
     uint64_t base = given != NULL ? strtoull(given, NULL, 0) : (uint64_t)time(NULL);
-    uint64_t n = given != NULL ? 1 : 60;
+    uint64_t n = given != NULL ? 1 : 60, n_overlapped = 0;
     for (uint64_t i = 0; i < n; i++) {
         printf("stage_random: STAGE_SEED=%llu\n", (unsigned long long)(base + i));
-        run_one(base + i);
+        n_overlapped += run_one(base + i);
     }
+    assert_true(given != NULL || n_overlapped > 0);
 }
 
 int main(void)

@@ -59,6 +59,7 @@ static void test_stage_ring_long_prompts_give_the_same_tokens_everywhere(void **
     for (int i = 0; i < N_RING_SIZES; i++) {
         for (int j = 0; j < 3; j++) {
             struct stage_config c = config_of(BATCHING_KNEE, chunks[j]);
+            c.n_in_flight = 1 + (uint32_t)(i + j) % 2;
             ring_create(&r, ring_sizes[i], &c, 7 + (uint64_t)j);
             for (uint32_t k = 0; k < 6; k++) {
                 struct sequence_params p = params_of(40 + k, 6, 0.6f);
@@ -128,6 +129,40 @@ static void test_stage_ring_prompt_chunks_flow_through_the_workers(void **state)
                      (unsigned long long)chunks);
         ring_destroy(&r);
     }
+}
+
+/* Runs 8 sequences through one worker, whose knee is at 10 rows; returns how many
+ * batches it took. */
+static uint64_t count_batches(uint32_t n_in_flight, uint32_t prompt, uint32_t max_tokens,
+                              uint64_t *n_overlapped)
+{
+    static struct ring r;
+    struct stage_config c = config_of(BATCHING_ROUND, 16);
+    c.n_in_flight = n_in_flight;
+    c.row_ns = 100;
+    ring_create(&r, 1, &c, 11);
+    for (uint32_t k = 0; k < 8; k++) {
+        struct sequence_params p = params_of(prompt, max_tokens, 0.6f);
+        ring_prompt(&r, ring_open(&r, &p), 100);
+    }
+    run_to_the_end(&r);
+    uint64_t n = r.n_batches;
+    *n_overlapped = r.n_overlapped;
+    ring_destroy(&r);
+    return n;
+}
+
+/* With all rows in one batch, a second one in flight would only split them. */
+static void test_stage_ring_two_in_flight_do_not_split_a_decode(void **state)
+{
+    (void)state;
+    uint64_t n_one, n_two, n_overlapped;
+    n_one = count_batches(1, 1, 30, &n_overlapped);
+    n_two = count_batches(2, 1, 30, &n_overlapped);
+    assert_int_equal(n_one, n_two);
+    assert_int_equal(n_overlapped, 0);
+    count_batches(2, 60, 1, &n_overlapped);
+    assert_true(n_overlapped > 0); /* prompts keep two in flight */
 }
 
 static void test_stage_ring_lazy_prompts_compute_no_more_than_needed(void **state)
@@ -282,6 +317,7 @@ int main(void)
         cmocka_unit_test(test_stage_ring_long_prompts_give_the_same_tokens_everywhere),
         cmocka_unit_test(test_stage_ring_prompts_with_targets_run_all_loops),
         cmocka_unit_test(test_stage_ring_prompt_chunks_flow_through_the_workers),
+        cmocka_unit_test(test_stage_ring_two_in_flight_do_not_split_a_decode),
         cmocka_unit_test(test_stage_ring_lazy_prompts_compute_no_more_than_needed),
         cmocka_unit_test(test_stage_ring_full_mode_computes_everything),
         cmocka_unit_test(test_stage_ring_exact_computes_less_than_full),

@@ -27,7 +27,7 @@ static void story_step(struct story *s, uint64_t at_ns, struct stage_event event
     if (stage_step(s->tape.stage, &event, &s->out, &err) != STATUS_OK)
         fail_msg("%s", err.message);
     if (s->out->start != NULL)
-        s->tape.running = s->out->start;
+        s->tape.running[0] = s->out->start;
 }
 
 /* The live row [first, first + n) of a loop, with what its timings were so far. */
@@ -59,9 +59,10 @@ static void story_time(struct story *s, uint64_t at_ns)
 static void story_done(struct story *s, uint64_t at_ns, int id)
 {
     struct batch_outcome outcome = {.lambda = 0.5f, .is_exit = id >= 0, .token.id = id};
-    outcome.exit.survival = s->tape.running->segments[0].exit.survival * 0.5f;
+    outcome.exit.survival = s->tape.running[0]->segments[0].exit.survival * 0.5f;
     outcome.exit.cdf = 1.0f - outcome.exit.survival;
-    struct batch_result result = {.n_segments = s->tape.running->n_segments, .outcomes = &outcome};
+    struct batch_result result = {.n_segments = s->tape.running[0]->n_segments,
+                                  .outcomes = &outcome};
     assert_int_equal(result.n_segments, 1);
     story_step(s, at_ns, (struct stage_event){.kind = STAGE_BATCH_DONE, .result = &result});
 }

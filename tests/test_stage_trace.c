@@ -40,7 +40,7 @@ static void story_step(struct story *s, uint64_t at_ns, struct stage_event event
     if (stage_step(s->tape.stage, &event, &s->out, &err) != STATUS_OK)
         fail_msg("%s", err.message);
     if (s->out->start != NULL)
-        s->tape.running = s->out->start;
+        s->tape.running[0] = s->out->start;
 }
 
 /* Rows [first, first + n) of a loop, the last of them live or not. */
@@ -72,7 +72,7 @@ static void story_time(struct story *s, uint64_t at_ns, bool is_start)
 static void story_done(struct story *s, uint64_t at_ns, int id)
 {
     struct batch_outcome outcomes[4] = {0};
-    const struct batch *b = s->tape.running;
+    const struct batch *b = s->tape.running[0];
     for (uint32_t i = 0; i < b->n_segments; i++) {
         outcomes[i] = (struct batch_outcome){.lambda = 0.5f, .is_exit = id >= 0, .token.id = id};
         outcomes[i].exit.survival = b->segments[i].exit.survival * 0.5f;
@@ -80,7 +80,7 @@ static void story_done(struct story *s, uint64_t at_ns, int id)
     }
     struct batch_result result = {
         .n_segments = b->n_segments, .outcomes = outcomes, .n_heads = 3, .head_ns = 5};
-    s->tape.running = NULL;
+    s->tape.running[0] = NULL;
     story_step(s, at_ns, (struct stage_event){.kind = STAGE_BATCH_DONE, .result = &result});
 }
 

@@ -32,11 +32,10 @@ static void test_worker_says_its_clock_with_its_counters(void **state)
 }
 
 /* Its targets come with the open, serve the batch, and are freed by the close (leak checked). */
-static void test_worker_reports_an_observed_sequence(void **state)
+static void report_observed(uint32_t n_in_flight)
 {
-    (void)state;
     struct world w;
-    world_open(&w, 1);
+    world_open_flights(&w, 1, 0, n_in_flight);
     int32_t target = 2;
     struct control_message m = {.kind = CONTROL_OPEN};
     sequence_params_init(&m.open);
@@ -70,6 +69,13 @@ static void test_worker_reports_an_observed_sequence(void **state)
     receive(&w, CONTROL_GOODBYE);
     world_close(&w);
     assert_int_equal(w.status, STATUS_OK);
+}
+
+static void test_worker_reports_an_observed_sequence(void **state)
+{
+    (void)state;
+    report_observed(1);
+    report_observed(2); /* on the compute thread, whatever a batch takes */
 }
 
 static void test_worker_refuses_a_target_outside_the_vocabulary(void **state)

@@ -72,7 +72,8 @@ static inline struct control_message receive(struct world *w, enum control_kind 
 }
 
 /* trace_bytes: of the worker's trace; 0: it records nothing. */
-static inline void world_open_traced(struct world *w, uint32_t ring_size, uint64_t trace_bytes)
+static inline void world_open_flights(struct world *w, uint32_t ring_size, uint64_t trace_bytes,
+                                      uint32_t n_in_flight)
 {
     struct tiny_checkpoint tiny;
     *w = (struct world){.dir = model_files_dir()};
@@ -86,6 +87,7 @@ static inline void world_open_traced(struct world *w, uint32_t ring_size, uint64
                                        .max_batch_rows = 16,
                                        .max_sequences = 4,
                                        .prefill_chunk = 8,
+                                       .n_in_flight = n_in_flight,
                                        .batching = BATCHING_TICK,
                                        .wait_deadline_ns = WAIT_NS,
                                        .trace_bytes = trace_bytes};
@@ -99,6 +101,11 @@ static inline void world_open_traced(struct world *w, uint32_t ring_size, uint64
     send_control(w, &welcome);
     struct control_message ready = receive(w, CONTROL_READY);
     assert_string_equal(ready.ready.message, "");
+}
+
+static inline void world_open_traced(struct world *w, uint32_t ring_size, uint64_t trace_bytes)
+{
+    world_open_flights(w, ring_size, trace_bytes, 1);
 }
 
 static inline void world_open(struct world *w, uint32_t ring_size)

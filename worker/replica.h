@@ -7,6 +7,7 @@
 #ifndef WORKER_REPLICA_H
 #define WORKER_REPLICA_H
 
+#include "cluster/transport.h"
 #include "model/checkpoint.h"
 #include "proto/status.h"
 #include "worker/batch.h"
@@ -22,8 +23,12 @@ struct replica_config {
     const char *isa;       /* NULL = auto */
     int n_threads;         /* 0 = all cores */
     bool may_spin;
-    enum dtype kv_dtype; /* F32 or BF16 */
-    uint64_t kv_bytes;   /* for KV pool and row store together */
+    int device;            /* GPU: its number */
+    bool is_deterministic; /* GPU: bits that depend on no batch */
+    enum dtype kv_dtype;   /* F32 or BF16 */
+    uint64_t kv_bytes;     /* for KV pool and row store together; 0 on a GPU: by the next two */
+    double gpu_memory_fraction; /* worker/kv_sizing.h */
+    uint32_t n_sharing;
     uint32_t block_size; /* positions */
     uint32_t max_batch_rows;
     uint32_t max_sequences; /* at most that many segments per (loop): bounds the batch's segments */
@@ -50,17 +55,26 @@ enum status replica_create(const struct checkpoint *checkpoint, const struct rep
 void replica_destroy(struct replica *r); /* NULL is fine */
 const struct replica_geometry *replica_get_geometry(const struct replica *r);
 
-/* Rows of d floats between messages (host bytes, any alignment) and slots. */
-enum status replica_write_rows(struct replica *r, const int32_t *slots, uint32_t n,
-                               const void *rows, struct err *err);
-enum status replica_read_rows(struct replica *r, const int32_t *slots, uint32_t n, void *rows,
-                              struct err *err);
+/* Rows of d floats between slots and host memory: hosts[i] is the address (4-byte aligned) of
+ * slots[i]'s row; a slot comes once in a list. All is borrowed until replica_sync_rows, and then
+ * the rows are there: for a batch, for a message. */
+enum status replica_write_rows(struct replica *r, const int32_t *slots, const void *const *hosts,
+                               uint32_t n, struct err *err);
+enum status replica_read_rows(struct replica *r, const int32_t *slots, void *const *hosts,
+                              uint32_t n, struct err *err);
+enum status replica_sync_rows(struct replica *r, struct err *err);
 
-/* Batches that may be submitted and not collected: 1 where collect computes, 2 on a device. */
+/* Host memory that rows travel through without a detour, for message buffers. It may be used after
+ * replica_destroy, until released. Once a replica; STATUS_INTERNAL for a second time or a replica
+ * that computes nothing. */
+enum status replica_lend_memory(struct replica *r, struct transport_memory *out, struct err *err);
+
+/* Batches in flight that a driver gains from: 1 where collect computes, 2 on a device. Up to
+ * KERNELS_MAX_IN_FLIGHT may be submitted and not collected in any case. */
 uint32_t replica_depth(const struct replica *r);
 /* Takes a batch; on a device its work is queued behind that of the batches before. The batch and
  * its arrays are borrowed until it has been collected. STATUS_INTERNAL for a batch that cannot be
- * (our own mistake), or one more than replica_depth; any error means that the backend is lost. */
+ * (our own mistake), or one too many; any error means that the backend is lost. */
 enum status replica_submit(struct replica *r, const struct batch *batch, struct err *err);
 /* The result of the oldest batch that was submitted, which must be there; waits for it, or computes
  * it now. A batch is: load rows, the block once, final norm, store rows, gate on live and observed
@@ -78,8 +92,9 @@ enum status replica_collect(struct replica *r, struct batch_result *result, stru
 enum status replica_run(struct replica *r, const struct batch *batch, struct batch_result *result,
                         struct err *err);
 
-/* a and b of `a + b * rows`: from one layer at 1 row and at 32 rows, times the layers; well under a
- * second on any model. */
+/* a and b of `a + b * rows`: from one layer at 1 row and at 32 rows, times the layers; on a device
+ * from whole batches of 1 row and of up to 512. Well under a second on any model; before the first
+ * sequence, whose KV and rows it may write over. */
 enum status replica_calibrate(struct replica *r, uint64_t *batch_ns, uint64_t *row_ns,
                               struct err *err);
 /* Writes small values over the whole KV pool, so that reading it is reading memory: pages nobody

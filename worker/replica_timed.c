@@ -64,11 +64,11 @@ void replica_timed_destroy(struct replica *r)
     r->timed = NULL;
 }
 
-void replica_timed_read_rows(const struct replica *r, uint32_t n, void *rows)
+void replica_timed_read_rows(const struct replica *r, uint32_t n, void *const *hosts)
 {
     size_t row_bytes = (size_t)r->model.d_model * sizeof(float);
     for (uint32_t i = 0; i < n; i++)
-        memcpy((char *)rows + i * row_bytes, r->timed->row, row_bytes);
+        memcpy(hosts[i], r->timed->row, row_bytes);
 }
 
 /* To an absolute time, so that what this thread has done since the batch's start, and what it is

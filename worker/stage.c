@@ -24,6 +24,7 @@ static enum status config_check(const struct stage_config *c, struct err *err)
         {"max_sequences", c->max_sequences, 1, INT32_MAX / SEQUENCE_MAX_LOOPS},
         {"max_batch_rows", c->max_batch_rows, 1, INT32_MAX},
         {"prefill_chunk", c->prefill_chunk, 1, UINT32_MAX},
+        {"n_in_flight", c->n_in_flight, 0, STAGE_MAX_IN_FLIGHT},
         {"batching", (uint32_t)c->batching, BATCHING_GREEDY, BATCHING_ROUND},
     };
     for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
@@ -53,6 +54,8 @@ enum status stage_create(const struct stage_config *config, struct stage **out, 
     struct stage_config *c = &plan.config;
     if (c->prefill_chunk > c->max_batch_rows)
         c->prefill_chunk = c->max_batch_rows;
+    if (c->n_in_flight == 0)
+        c->n_in_flight = 1;
 
     size_t n_bytes = stage_memory_place(&plan, NULL);
     unsigned char *memory = n_bytes == SIZE_MAX ? NULL : calloc(1, n_bytes);
@@ -67,8 +70,10 @@ enum status stage_create(const struct stage_config *config, struct stage **out, 
     stage_memory_place(s, memory);
     chain_pool_init(&s->slots, s->slots.next, c->n_slots);
     kv_blocks_init(&s->kv, s->kv.pool.next, s->kv.ids, c->n_blocks, c->block_size);
-    s->batch.pool_ids = s->kv.ids;
-    s->batch.block_size = (int32_t)c->block_size;
+    for (uint32_t i = 0; i < c->n_in_flight; i++) {
+        s->flights[i].batch.pool_ids = s->kv.ids;
+        s->flights[i].batch.block_size = (int32_t)c->block_size;
+    }
     for (int i = 0; i < QUEUE_COUNT; i++)
         s->queues[i] = (struct stage_lane_list){.head = CHAIN_NONE, .tail = CHAIN_NONE};
     stage_sequences_init(s);

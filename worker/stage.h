@@ -9,8 +9,10 @@
  * A batch starts in the step of STAGE_BATCH_DONE or STAGE_TIME only. After any other event that may
  * allow one, wake_at_ns is that event's own now_ns: the driver gives every message that has already
  * arrived, then STAGE_TIME (or STAGE_BATCH_DONE), so that what arrived together goes into one
- * batch. Of one bundle it gives STAGE_MATE with BUNDLE_DONE, the frames, then STAGE_MATE with
- * BUNDLE_BUSY. A BUNDLE_DONE that is not passed on makes every later wait last until its deadline.
+ * batch. Up to n_in_flight batches have been started and not ended: the replica runs them in the
+ * order of their starts, and STAGE_BATCH_DONE is always about the oldest. Of one bundle it gives
+ * STAGE_MATE with BUNDLE_DONE, the frames, then STAGE_MATE with BUNDLE_BUSY. A BUNDLE_DONE that is
+ * not passed on makes every later wait last until its deadline.
  *
  * A row's hidden state lives in a slot of the replica's row store; a slot is in use from the
  * frame's arrival (or loop 1's id) until the row leaves for another worker or finishes its last
@@ -30,6 +32,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Batches that may have been started and not ended. */
+enum { STAGE_MAX_IN_FLIGHT = KERNELS_MAX_IN_FLIGHT };
+
 struct stage_config {
     uint32_t ring_size, ring_index; /* this worker in its ring */
     uint32_t n_loops;               /* T of the model */
@@ -40,6 +45,7 @@ struct stage_config {
     uint32_t max_sequences;  /* open at once */
     uint32_t max_batch_rows; /* row budget of a batch */
     uint32_t prefill_chunk;  /* rows of one sequence and loop in one batch at most */
+    uint32_t n_in_flight;    /* batches started and not ended, 1 or 2; 0 is 1 */
     enum batching batching;
     uint64_t wait_deadline_ns; /* knee_input.deadline_ns */
     uint64_t batch_ns, row_ns; /* a and b at start */
@@ -55,7 +61,7 @@ enum stage_event_kind {
     STAGE_FRAME,    /* frame, source_rank: a frame for this worker, already decoded */
     STAGE_MATE,     /* mate, mate_flags (bundle_flags), mate_round (with BUNDLE_BUSY): a ring mate
                        starts or     ends a batch that may feed us */
-    STAGE_BATCH_DONE, /* result of the batch that was started */
+    STAGE_BATCH_DONE, /* result of the oldest batch that was started and has not ended */
     STAGE_COST,       /* batch_ns, row_ns: new estimates */
     STAGE_TIME        /* nothing but now_ns */
 };
@@ -105,12 +111,12 @@ struct stage_output {
     uint32_t n_frames;
     struct stage_frame *frames;
     int32_t *slots, *ids; /* a frame of loop 1 has ids only: its slots are -1 */
-    /* 3. messages to the coordinator */
+    /* 3. messages to the coordinator; may also come last */
     uint32_t n_notices;
     struct stage_notice *notices;
     uint32_t n_tokens;
     struct control_token *tokens;
-    /* 4. a batch to run, or NULL; constant until STAGE_BATCH_DONE */
+    /* 4. a batch to run behind those that run, or NULL; constant until its own STAGE_BATCH_DONE */
     const struct batch *start;
     /* 5. call again with STAGE_TIME at this time at the latest; 0 = not needed */
     uint64_t wake_at_ns;

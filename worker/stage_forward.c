@@ -33,12 +33,12 @@ static bool is_stop_id(const struct sequence_params *p, uint32_t token_position,
 
 /* The one place where a frontier moves: F(t) never passes F(t-1), as far as this worker knows both.
  */
-static void lane_advance(struct stage *s, struct stage_sequence *q, uint32_t loop)
+static void lane_advance(struct stage *s, struct stage_sequence *q, uint32_t loop, uint32_t n)
 {
     struct stage_lane *lane = &q->lanes[loop - 1];
-    assert(lane->n_running > 0);
-    lane->frontier += lane->n_running;
-    lane->n_running = 0;
+    assert(n > 0 && n <= lane->n_running);
+    lane->frontier += n;
+    lane->n_running -= n;
     assert(loop == 1 || !stage_serves(s, &q->params, loop - 1) ||
            lane->frontier <= q->lanes[loop - 2].frontier);
     (void)s;
@@ -121,29 +121,30 @@ static void get_off(struct stage *s, struct stage_sequence *q, uint32_t loop, ui
 }
 
 /* The live row's batch has ended. */
-static void note_batch_time(struct stage *s, struct stage_sequence *q, uint32_t loop)
+static void note_batch_time(struct stage *s, struct stage_sequence *q, uint32_t loop,
+                            uint64_t began_ns)
 {
-    uint64_t started_ns = s->batch_started_ns;
     struct loop_timing *t = &q->timings[loop - 1];
-    assert(q->live_since_ns <= started_ns && started_ns <= s->now_ns);
-    t->wait_s = (float)((double)(started_ns - q->live_since_ns) / 1e9);
-    t->compute_s = (float)((double)(s->now_ns - started_ns) / 1e9);
+    assert(q->live_since_ns <= began_ns && began_ns <= s->now_ns);
+    t->wait_s = (float)((double)(began_ns - q->live_since_ns) / 1e9);
+    t->compute_s = (float)((double)(s->now_ns - began_ns) / 1e9);
 }
 
 /* Sends the segment's rows where they belong, and says what became of them. */
-static struct stage_departure send_off(struct stage *s, struct stage_sequence *q, uint32_t i,
+static struct stage_departure send_off(struct stage *s, struct stage_sequence *q,
+                                       const struct stage_flight *flight, uint32_t i,
                                        const struct batch_outcome *outcome)
 {
-    const struct kernels_segment *geometry = &s->batch.geometry[i];
+    const struct kernels_segment *geometry = &flight->batch.geometry[i];
     uint32_t n = (uint32_t)geometry->n_rows, first = (uint32_t)geometry->first_position;
     uint32_t last = first + n - 1;
-    uint32_t loop = stage_lane_loop(s->batch_lanes[i]);
+    uint32_t loop = flight->batch.segments[i].loop;
     struct stage_lane *lane = &q->lanes[loop - 1];
-    bool has_live = s->batch.segments[i].has_live;
+    bool has_live = flight->batch.segments[i].has_live;
     struct stage_departure departure = {.is_exit = false};
 
     uint32_t n_parked_before = lane->parked.n;
-    stage_rows_park(s, lane, s->batch.slots + geometry->first_row, n);
+    stage_rows_park(s, lane, flight->batch.slots + geometry->first_row, n);
     if (q->state != SEQUENCE_OPEN) {
         stage_rows_free_all(s, q);
         return departure;
@@ -173,38 +174,37 @@ static struct stage_departure send_off(struct stage *s, struct stage_sequence *q
     return departure;
 }
 
-static void finish_segment(struct stage *s, uint32_t i, const struct batch_outcome *outcome)
+static void finish_segment(struct stage *s, const struct stage_flight *flight, uint32_t i,
+                           const struct batch_outcome *outcome)
 {
-    struct stage_sequence *q = stage_lane_sequence(s, s->batch_lanes[i]);
-    uint32_t loop = stage_lane_loop(s->batch_lanes[i]);
+    const struct batch_segment *segment = &flight->batch.segments[i];
+    const struct kernels_segment *geometry = &flight->batch.geometry[i];
+    struct stage_sequence *q = stage_lane_sequence(s, flight->lanes[i]);
     /* Read now: rows that stay arrive anew at their next loop, in the same slots. */
     struct stage_arrival oldest = {0};
     if (s->arrivals != NULL)
-        oldest = s->arrivals[s->batch.slots[s->batch.geometry[i].first_row]];
+        oldest = s->arrivals[flight->batch.slots[geometry->first_row]];
 
-    lane_advance(s, q, loop);
-    if (s->batch.segments[i].has_live)
-        note_batch_time(s, q, loop);
-    struct stage_departure departure = send_off(s, q, i, outcome);
+    lane_advance(s, q, segment->loop, (uint32_t)geometry->n_rows);
+    if (segment->has_live)
+        note_batch_time(s, q, segment->loop, flight->began_ns);
+    struct stage_departure departure = send_off(s, q, flight, i, outcome);
     s->counters.n_parked += departure.n_parked;
     s->counters.n_revived += departure.n_revived;
     if (s->config.trace != NULL)
-        stage_trace_segment(s, i, &oldest, &departure);
+        stage_trace_segment(s, flight, i, &oldest, &departure);
     stage_sequence_segment_done(s, q);
 }
 
 void stage_forward_results(struct stage *s, const struct batch_result *result)
 {
-    assert(s->is_running && result->n_segments == s->batch.n_segments);
-    stage_trace_batch(s, result);
-    for (uint32_t i = 0; i < s->batch.n_segments; i++)
-        finish_segment(s, i, &result->outcomes[i]);
+    assert(s->n_running > 0);
+    const struct stage_flight *flight = stage_oldest_flight(s);
+    assert(result->n_segments == flight->batch.n_segments);
+    stage_trace_batch(s, flight, result);
+    for (uint32_t i = 0; i < flight->batch.n_segments; i++)
+        finish_segment(s, flight, i, &result->outcomes[i]);
     s->counters.n_heads += result->n_heads;
-    s->is_running = false;
-    for (uint32_t m = 0; m < s->config.ring_size; m++) {
-        if (s->is_announced[m])
-            stage_output_flag(s, m, BUNDLE_DONE);
-        s->is_announced[m] = false;
-    }
+    stage_batch_retire(s);
     stage_trace_pool(s);
 }

@@ -25,7 +25,8 @@ static void *layout_array(struct layout *l, size_t n, size_t item_bytes)
 }
 
 /* The bounds of the batch and of the output:
- *   segments      each has at least one row, and a lane has at most one segment: <= max_batch_rows
+ *   segments      each has at least one row, and a lane has at most one in a batch: <=
+ * max_batch_rows
  *   block_table   the lanes of a batch are distinct and so are their blocks: <= n_blocks
  *   frames        a finished segment makes at most two (the next loop's, loop 1's): <= 2 *
  * max_batch_rows
@@ -54,16 +55,21 @@ size_t stage_memory_place(struct stage *s, unsigned char *base)
     PLACE(s->kv.ids, n_pool_ids);
     PLACE(s->sequences, c->max_sequences);
     PLACE(s->buckets, s->n_buckets);
-    PLACE(s->batch.segments, max_rows);
-    PLACE(s->batch.geometry, max_rows);
-    PLACE(s->batch.slots, max_rows);
-    PLACE(s->batch.ids, max_rows);
-    PLACE(s->batch.block_table, c->n_blocks);
-    PLACE(s->batch_lanes, max_rows);
+    for (uint32_t i = 0; i < c->n_in_flight; i++) {
+        struct stage_flight *f = &s->flights[i];
+        PLACE(f->batch.segments, max_rows);
+        PLACE(f->batch.geometry, max_rows);
+        PLACE(f->batch.slots, max_rows);
+        PLACE(f->batch.ids, max_rows);
+        PLACE(f->batch.block_table, c->n_blocks);
+        PLACE(f->lanes, max_rows);
+        PLACE(f->may_feed, c->ring_size);
+    }
     PLACE(s->mates, c->ring_size);
     PLACE(s->mate_rounds, c->ring_size);
     PLACE(s->is_announced, c->ring_size);
     PLACE(s->mate_flags, c->ring_size);
+    PLACE(s->mate_busy_rounds, c->ring_size);
     PLACE(s->mate_first_frame, c->ring_size);
     PLACE(s->mate_n_frames, c->ring_size);
     PLACE(s->copy_slots, c->n_slots);

@@ -40,10 +40,12 @@ void stage_output_token(struct stage *s, const struct control_token *token)
     o->tokens[o->n_tokens++] = *token;
 }
 
-void stage_output_flag(struct stage *s, uint32_t mate, uint32_t flag)
+void stage_output_flag(struct stage *s, uint32_t mate, uint32_t flag, uint32_t round)
 {
     assert(mate < s->config.ring_size && mate != s->config.ring_index);
     s->mate_flags[mate] |= flag;
+    if (flag == BUNDLE_BUSY)
+        s->mate_busy_rounds[mate] = round;
 }
 
 void stage_output_frame(struct stage *s, uint32_t mate, const struct frame *head)
@@ -75,12 +77,12 @@ void stage_output_finish(struct stage *s)
     for (uint32_t m = 0; m < n_mates; m++) {
         s->mate_first_frame[m] = first;
         if (s->mate_n_frames[m] > 0 || s->mate_flags[m] != 0)
-            o->sends[o->n_sends++] =
-                (struct stage_send){.mate = m,
-                                    .flags = s->mate_flags[m],
-                                    .round = s->mate_flags[m] & BUNDLE_BUSY ? s->round : 0,
-                                    .first_frame = first,
-                                    .n_frames = s->mate_n_frames[m]};
+            o->sends[o->n_sends++] = (struct stage_send){
+                .mate = m,
+                .flags = s->mate_flags[m],
+                .round = s->mate_flags[m] & BUNDLE_BUSY ? s->mate_busy_rounds[m] : 0,
+                .first_frame = first,
+                .n_frames = s->mate_n_frames[m]};
         first += s->mate_n_frames[m];
     }
     /* Stable: a mate gets its frames in the order of the batch. */

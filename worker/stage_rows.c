@@ -232,7 +232,7 @@ void stage_rows_requeue(struct stage *s, struct stage_sequence *q, uint32_t loop
         stage_trace_arrival(s, slot, s->config.rank, 0);
         slot = s->slots.next[slot];
     }
-    lane_note_round(s, lane, s->round);
+    lane_note_round(s, lane, stage_oldest_flight(s)->round); /* which has just ended */
     chain_append(&s->slots, &lane->pending, slots);
     if (live != NULL)
         lane_set_live(s, q, loop, live, 0.0); /* it has not left */
@@ -242,10 +242,10 @@ void stage_rows_requeue(struct stage *s, struct stage_sequence *q, uint32_t loop
 void stage_rows_take(struct stage *s, uint32_t index, uint32_t n, int32_t *slots)
 {
     struct stage_lane *lane = stage_lane_at(s, index);
-    assert(n > 0 && n <= lane->n_ready && lane->n_running == 0);
+    assert(n > 0 && n <= lane->n_ready);
     for (uint32_t i = 0; i < n; i++)
         slots[i] = (int32_t)chain_pop(&s->slots, &lane->pending);
-    lane->n_running = n;
+    lane->n_running += n;
     if (lane->pending.n == 0)
         lane->is_live_pending = false; /* the segment carries it now; live_loop stays */
     lane_requeue(s, index);

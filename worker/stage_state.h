@@ -3,9 +3,11 @@
  * A lane is one (sequence, loop) that this worker serves. Its positions, in order:
  *
  *   0 ........... F(t+1) ........... F(t) ......... F(t) + running ......... + pending
- *   | gone deeper  |     parked       |  running batch  |  wait for a batch   |  not here yet
+ *   | gone deeper  |     parked       | running batches |  wait for a batch   |  not here yet
  *
- * Every used slot is in one place: a parked chain, a pending chain, or the running batch. */
+ * Every used slot is in one place: a parked chain, a pending chain, or a running batch. A running
+ * batch is one that has been started and has not ended; two may be in flight, and then the younger
+ * one waits in the replica for the older. */
 #ifndef WORKER_STAGE_STATE_H
 #define WORKER_STAGE_STATE_H
 
@@ -17,7 +19,7 @@ enum stage_sequence_state {
     SEQUENCE_FREE = 0, /* the table entry is unused */
     SEQUENCE_OPEN,     /* takes frames */
     SEQUENCE_FAILED,   /* dead: its frames are stale; waits for close */
-    SEQUENCE_CLOSING,  /* dead: rows of it are in the running batch, freed when that ends */
+    SEQUENCE_CLOSING,  /* dead: rows of it are in a running batch, freed when the last one ends */
     SEQUENCE_STATES
 };
 
@@ -47,13 +49,14 @@ static inline bool stage_round_is_before(uint32_t a, uint32_t b)
 
 struct stage_lane {
     uint32_t frontier;  /* F(t): positions whose batch is done */
-    uint32_t n_running; /* rows in the running batch */
+    uint32_t n_running; /* rows in running batches */
     struct chain pending, parked;
     struct chain blocks;
     bool is_live_pending;   /* the last pending row is the live row */
     struct exit_state exit; /* of the live row, while is_live_pending */
     uint32_t n_ready;       /* pending rows that one batch may take */
     uint32_t round;         /* the latest of the batches that the pending rows come from */
+    uint64_t batch;         /* number of the last batch that took rows */
     enum stage_queue queue;
     uint32_t previous, next; /* lanes of the queue */
 };
@@ -68,7 +71,7 @@ struct stage_sequence {
      * it has been here. */
     struct loop_timing timings[SEQUENCE_MAX_LOOPS];
     uint64_t live_since_ns;
-    uint32_t n_running_segments; /* of the running batch */
+    uint32_t n_running_segments; /* of all running batches */
     struct stage_lane lanes[SEQUENCE_MAX_LOOPS];
 };
 
@@ -103,6 +106,16 @@ struct stage_counters {
     uint64_t rows_by_loop[SEQUENCE_MAX_LOOPS];
 };
 
+/* A batch that has been started and has not ended. */
+struct stage_flight {
+    struct batch batch;
+    uint32_t *lanes;   /* [n_segments] lane of each segment */
+    uint64_t began_ns; /* its own time: from its start, or from the end of the one before it */
+    uint32_t round;
+    bool *may_feed;    /* [ring_size] mates its rows may go to */
+    bool is_live_back; /* a ring of one: live rows of it come back here */
+};
+
 struct stage {
     struct stage_config config;
 
@@ -124,10 +137,9 @@ struct stage {
 
     uint64_t now_ns; /* of the event that is being handled */
 
-    bool is_running;
-    uint64_t batch_started_ns;
-    struct batch batch;
-    uint32_t *batch_lanes; /* [n_segments] lane of each segment */
+    struct stage_flight flights[STAGE_MAX_IN_FLIGHT]; /* a queue: the oldest, then the next */
+    uint32_t oldest, n_running;
+    uint64_t n_formed; /* batches ever formed: their numbers */
 
     bool is_waiting; /* idle with ready rows, since waiting_since_ns */
     uint64_t waiting_since_ns;
@@ -136,11 +148,12 @@ struct stage {
     /* Batches are numbered by rounds: one more than the latest batch its rows come from. So the
      * batches of a ring that could run side by side have about the same number, whatever else a
      * worker has done in between. */
-    uint32_t round;        /* of our running or last batch */
+    uint32_t round;        /* of the batch we started last */
     uint32_t ready_round;  /* the latest of the waiting rows' lanes; while n_ready > 0 */
     uint32_t *mate_rounds; /* [ring_size] of the batch each has announced last */
     uint32_t n_awaited_mates;
-    bool *is_announced; /* [ring_size] mates we told that a batch runs */
+    /* [ring_size] mates we told that a batch runs: the oldest of those that may feed them */
+    bool *is_announced;
 
     struct stage_counters counters;
 
@@ -154,6 +167,7 @@ struct stage {
     uint32_t *unsorted_mates;
     uint32_t n_rows_out;
     uint32_t *mate_flags;       /* [ring_size] bundle_flags of the message to each */
+    uint32_t *mate_busy_rounds; /* [ring_size] of the batch that BUNDLE_BUSY in it announces */
     uint32_t *mate_first_frame; /* [ring_size] where its frames start */
     uint32_t *mate_n_frames;    /* [ring_size] */
 };
@@ -176,6 +190,17 @@ static inline uint32_t stage_lane_index(const struct stage *s, const struct stag
                                         uint32_t loop)
 {
     return (uint32_t)(q - s->sequences) * SEQUENCE_MAX_LOOPS + loop - 1;
+}
+
+/* The oldest batch that runs; while n_running > 0. */
+static inline struct stage_flight *stage_oldest_flight(struct stage *s)
+{
+    return &s->flights[s->oldest];
+}
+/* The place behind the youngest; while n_running < n_in_flight. */
+static inline struct stage_flight *stage_next_flight(struct stage *s)
+{
+    return &s->flights[(s->oldest + s->n_running) % s->config.n_in_flight];
 }
 
 /* ---- stage_memory.c ------------------------------------------------------------------------- */
@@ -218,18 +243,21 @@ void stage_rows_take(struct stage *s, uint32_t lane, uint32_t n, int32_t *slots)
 void stage_rows_park(struct stage *s, struct stage_lane *lane, const int32_t *slots, uint32_t n);
 /* Frees the parked rows of a lane. */
 void stage_rows_free_parked(struct stage *s, struct stage_lane *lane);
-/* Frees all rows of the sequence that are not in the running batch. */
+/* Frees all rows of the sequence that are not in a running batch. */
 void stage_rows_free_all(struct stage *s, struct stage_sequence *q);
 
 /* ---- stage_batch.c -------------------------------------------------------------------------- */
 
-/* Starts a batch if there are ready rows, none runs, and the batching rule says so; else says when
- * to ask again. */
+/* Starts a batch if there are ready rows, one more may run, and the batching rule says so; else
+ * says when to ask again. */
 void stage_batch_consider(struct stage *s, const struct stage_event *event);
+/* The oldest batch has ended: tells the mates it might have fed, and that the one behind it, which
+ * may feed them, too, still runs. */
+void stage_batch_retire(struct stage *s);
 
 /* ---- stage_forward.c ------------------------------------------------------------------------ */
 
-/* Decides for every segment of the finished batch where its rows go. */
+/* Decides for every segment of the oldest batch, which has ended, where its rows go. */
 void stage_forward_results(struct stage *s, const struct batch_result *result);
 /* Whether the segment's rows go on to the next loop by themselves once done, without a live row
  * (eager prompts). */
@@ -246,8 +274,10 @@ bool stage_forward_is_end(const struct stage *s, const struct sequence_params *p
 /* A row has arrived and waits. */
 void stage_trace_arrival(struct stage *s, uint32_t slot, uint16_t source, int64_t hop_ns);
 /* The batch has ended: itself, then each of its segments, then the pool as it is after them. */
-void stage_trace_batch(struct stage *s, const struct batch_result *result);
-void stage_trace_segment(struct stage *s, uint32_t i, const struct stage_arrival *oldest,
+void stage_trace_batch(struct stage *s, const struct stage_flight *flight,
+                       const struct batch_result *result);
+void stage_trace_segment(struct stage *s, const struct stage_flight *flight, uint32_t i,
+                         const struct stage_arrival *oldest,
                          const struct stage_departure *departure);
 void stage_trace_pool(struct stage *s);
 /* At the end of every step: ends idle spans and begins them. */
@@ -259,7 +289,8 @@ void stage_output_reset(struct stage *s);
 void stage_output_notice(struct stage *s, enum control_kind kind, uint64_t sequence,
                          enum status failure, const char *message);
 void stage_output_token(struct stage *s, const struct control_token *token);
-void stage_output_flag(struct stage *s, uint32_t mate, uint32_t flag);
+/* round: of the batch that BUNDLE_BUSY announces. */
+void stage_output_flag(struct stage *s, uint32_t mate, uint32_t flag, uint32_t round);
 /* Adds a frame for a mate; *head as in struct stage_frame. stage_output_row adds its rows, in
  * order. */
 void stage_output_frame(struct stage *s, uint32_t mate, const struct frame *head);

@@ -15,30 +15,33 @@ void stage_trace_arrival(struct stage *s, uint32_t slot, uint16_t source, int64_
         s->arrivals[slot] = (struct stage_arrival){s->now_ns, hop_ns, source};
 }
 
-void stage_trace_batch(struct stage *s, const struct batch_result *result)
+void stage_trace_batch(struct stage *s, const struct stage_flight *flight,
+                       const struct batch_result *result)
 {
     if (s->config.trace == NULL)
         return;
+    const struct batch *b = &flight->batch;
     uint32_t rows_by_loop[SEQUENCE_MAX_LOOPS] = {0};
-    for (uint32_t i = 0; i < s->batch.n_segments; i++)
-        rows_by_loop[s->batch.segments[i].loop - 1] += (uint32_t)s->batch.geometry[i].n_rows;
-    struct trace_record *r = trace_add(s->config.trace, TRACE_BATCH, s->batch_started_ns);
-    r->lasted_ns = s->now_ns - s->batch_started_ns;
-    r->n_rows = s->batch.n_rows;
+    for (uint32_t i = 0; i < b->n_segments; i++)
+        rows_by_loop[b->segments[i].loop - 1] += (uint32_t)b->geometry[i].n_rows;
+    struct trace_record *r = trace_add(s->config.trace, TRACE_BATCH, flight->began_ns);
+    r->lasted_ns = s->now_ns - flight->began_ns;
+    r->n_rows = b->n_rows;
     for (int t = 0; t < SEQUENCE_MAX_LOOPS; t++)
         r->batch.rows_by_loop[t] = at_most_u16(rows_by_loop[t]);
     r->batch.head_ns = result->head_ns < UINT32_MAX ? (uint32_t)result->head_ns : UINT32_MAX;
     r->batch.n_heads = at_most_u16(result->n_heads);
-    r->batch.n_segments = at_most_u16(s->batch.n_segments);
+    r->batch.n_segments = at_most_u16(b->n_segments);
 }
 
-void stage_trace_segment(struct stage *s, uint32_t i, const struct stage_arrival *oldest,
+void stage_trace_segment(struct stage *s, const struct stage_flight *flight, uint32_t i,
+                         const struct stage_arrival *oldest,
                          const struct stage_departure *departure)
 {
-    const struct batch_segment *segment = &s->batch.segments[i];
-    const struct kernels_segment *geometry = &s->batch.geometry[i];
-    struct trace_record *r = trace_add(s->config.trace, TRACE_ROWS, s->batch_started_ns);
-    r->lasted_ns = s->now_ns - s->batch_started_ns;
+    const struct batch_segment *segment = &flight->batch.segments[i];
+    const struct kernels_segment *geometry = &flight->batch.geometry[i];
+    struct trace_record *r = trace_add(s->config.trace, TRACE_ROWS, flight->began_ns);
+    r->lasted_ns = s->now_ns - flight->began_ns;
     r->sequence = segment->sequence;
     r->position = (uint32_t)geometry->first_position;
     r->n_rows = (uint32_t)geometry->n_rows;
@@ -47,7 +50,7 @@ void stage_trace_segment(struct stage *s, uint32_t i, const struct stage_arrival
         (uint16_t)((segment->has_live ? TRACE_LIVE : 0) | (departure->is_exit ? TRACE_EXIT : 0));
     r->peer = oldest->source;
     r->rows.hop_ns = oldest->hop_ns;
-    r->rows.wait_ns = s->batch_started_ns - oldest->at_ns;
+    r->rows.wait_ns = flight->began_ns - oldest->at_ns;
     r->rows.n_parked = departure->n_parked;
     r->rows.n_revived = departure->n_revived;
 }
@@ -79,7 +82,7 @@ void stage_trace_idle(struct stage *s)
 {
     if (s->config.trace == NULL)
         return;
-    enum stage_idle idle = s->is_running     ? STAGE_BUSY
+    enum stage_idle idle = s->n_running > 0  ? STAGE_BUSY
                            : s->n_ready == 0 ? STAGE_STARVED
                            : s->is_held      ? STAGE_HELD
                                              : STAGE_GATHERING;

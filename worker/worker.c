@@ -5,6 +5,7 @@
 #include "worker/worker_state.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* The loop looks around at least this often, whatever the transport's wake-ups do. */
@@ -67,6 +68,8 @@ static enum status worker_take_bundle(struct worker *w, const struct transport_m
         if (status != STATUS_OK)
             return err_wrap(err, "rank %d: message from rank %d", w->transport->rank,
                             message->source);
+        if (!has_frame) /* the message's bytes are used until here */
+            status = worker_rows_finish(&w->rows, err);
         if (!has_frame)
             break;
         struct stage_event event = {.kind = STAGE_FRAME,
@@ -140,7 +143,8 @@ static enum status worker_take_message(struct worker *w, struct transport_messag
     return status;
 }
 
-/* Gives a finished batch to the stage; *did_work says whether there was one. */
+/* Gives the oldest batch to the stage when it has finished; *did_work says whether there was one.
+ */
 static enum status worker_take_result(struct worker *w, bool *did_work, struct err *err)
 {
     const struct batch_result *result;
@@ -148,12 +152,13 @@ static enum status worker_take_result(struct worker *w, bool *did_work, struct e
     if (status != STATUS_OK || result == NULL)
         return status;
     *did_work = true;
-    cost_update(&w->cost, w->running->n_rows, result->compute_ns);
+    cost_update(&w->cost, w->running[0]->n_rows, result->compute_ns);
     w->n_heads += result->n_heads;
     status = worker_send_observations(w, result, err);
     if (status != STATUS_OK)
         return status;
-    w->running = NULL;
+    w->running[0] = w->running[1];
+    w->n_running--;
     uint64_t now_ns = host_now_ns();
     worker_clock(w, now_ns);
     struct stage_event cost = {.kind = STAGE_COST,
@@ -188,7 +193,7 @@ static enum status worker_loop(struct worker *w, struct err *err)
     while (!w->is_over) {
         bool did_work = false, has_result = false;
         enum status status = worker_take_messages(w, &did_work, err);
-        if (status == STATUS_OK && w->running != NULL)
+        if (status == STATUS_OK && w->n_running > 0)
             status = worker_take_result(w, &has_result, err);
         uint64_t now_ns = host_now_ns();
         bool is_due = w->wake_at_ns != 0 && now_ns >= w->wake_at_ns;
@@ -254,6 +259,8 @@ enum status worker_run(struct transport *transport, const struct worker_config *
     if (status == STATUS_OK && !w.is_over)
         status = worker_loop(&w, err);
     worker_leave(&w, status, err);
+    worker_rows_destroy(&w.rows);
+    free(w.leaving);
     compute_destroy(w.compute);
     stage_destroy(w.stage);
     worker_trace_destroy(&w);

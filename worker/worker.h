@@ -16,14 +16,17 @@ struct worker_config {
     const char *model_dir; /* opened by the worker, so that every rank maps its own host's files */
     int n_loops;           /* 0 = the file's T */
     const char *backend;   /* "auto" */
-    const char *isa;       /* NULL = what the coordinator's welcome says */
+    int device;            /* GPU: its number; -1 = by the worker's place on its host */
+    double gpu_memory_fraction; /* of the GPU's, for this worker; 0 = kv_sizing.h's */
+    const char *isa;            /* NULL = what the coordinator's welcome says */
     enum dtype kv_dtype;
-    bool kv_dtype_auto; /* F32 for F32 checkpoints, else BF16 */
+    bool kv_dtype_auto; /* F32 for F32 checkpoints on a CPU, else BF16 */
     uint32_t ring_size; /* 0 = default */
     uint32_t block_size;
     uint32_t max_batch_rows;
     uint32_t max_sequences;
     uint32_t prefill_chunk;
+    uint32_t n_in_flight; /* batches at once, 1 or 2; 0: as many as the backend gains from */
     enum batching batching;
     uint64_t wait_deadline_ns; /* 0 = by the rule */
     uint64_t trace_bytes;      /* of the ring buffer of trace records; 0: nothing is recorded */

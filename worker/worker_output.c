@@ -13,7 +13,7 @@ void worker_clock(struct worker *w, uint64_t now_ns)
 {
     w->activity_ns[w->activity] += now_ns - w->activity_since_ns;
     w->activity_since_ns = now_ns;
-    w->activity = w->running != NULL   ? WORKER_COMPUTING
+    w->activity = w->n_running > 0     ? WORKER_COMPUTING
                   : w->wake_at_ns != 0 ? WORKER_WAITING
                                        : WORKER_STARVED;
 }
@@ -47,11 +47,11 @@ enum status worker_send_observations(struct worker *w, const struct batch_result
     return status;
 }
 
-static enum status worker_send_bundle(struct worker *w, const struct stage_output *out,
-                                      const struct stage_send *send, struct err *err)
+/* Its rows are noted and not there yet. */
+static enum status worker_encode_bundle(struct worker *w, const struct stage_output *out,
+                                        const struct stage_send *send,
+                                        struct transport_message **made, struct err *err)
 {
-    uint64_t began_ns = worker_trace_begin(w);
-    int rank = w->ring_first_rank + (int)send->mate;
     size_t need_bytes = bundle_header_bytes();
     for (uint32_t i = 0; i < send->n_frames; i++) {
         const struct frame *head = &out->frames[send->first_frame + i].head;
@@ -71,16 +71,39 @@ static enum status worker_send_bundle(struct worker *w, const struct stage_outpu
         if (status == STATUS_OK)
             memcpy(ids, out->ids + frame->first, frame->head.n_rows * sizeof *out->ids);
         if (status == STATUS_OK && rows != NULL)
-            status = replica_read_rows(w->replica, out->slots + frame->first, frame->head.n_rows,
+            status = worker_rows_leave(&w->rows, out->slots + frame->first, frame->head.n_rows,
                                        rows, err);
         if (status != STATUS_OK) {
             transport_release(w->transport, message);
             return status;
         }
     }
-    size_t len_bytes = message->len_bytes = bundle_end(&writer);
-    status = transport_post(w->transport, rank, message, err);
-    worker_trace_message(w, TRACE_SEND, began_ns, rank, len_bytes, send->n_frames);
+    message->len_bytes = bundle_end(&writer);
+    *made = message;
+    return STATUS_OK;
+}
+
+/* All rows of all messages are read from the store in one go, then the messages leave. */
+static enum status worker_send_bundles(struct worker *w, const struct stage_output *out,
+                                       struct err *err)
+{
+    uint64_t began_ns = worker_trace_begin(w);
+    uint32_t n_made = 0, n_posted = 0;
+    enum status status = STATUS_OK;
+    for (; n_made < out->n_sends && status == STATUS_OK; n_made += status == STATUS_OK)
+        status = worker_encode_bundle(w, out, &out->sends[n_made], &w->leaving[n_made], err);
+    if (status == STATUS_OK)
+        status = worker_rows_finish(&w->rows, err);
+    for (; n_posted < n_made && status == STATUS_OK; n_posted++) {
+        const struct stage_send *send = &out->sends[n_posted];
+        int rank = w->ring_first_rank + (int)send->mate;
+        size_t len_bytes = w->leaving[n_posted]->len_bytes;
+        status = transport_post(w->transport, rank, w->leaving[n_posted], err);
+        worker_trace_message(w, TRACE_SEND, began_ns, rank, len_bytes, send->n_frames);
+        began_ns = worker_trace_begin(w);
+    }
+    for (; n_posted < n_made; n_posted++)
+        transport_release(w->transport, w->leaving[n_posted]);
     return status;
 }
 
@@ -107,6 +130,18 @@ static enum status worker_send_notices(struct worker *w, const struct stage_outp
     return worker_send_control(w, &m, err);
 }
 
+static enum status worker_start_batch(struct worker *w, const struct batch *batch, struct err *err)
+{
+    assert(w->n_running < w->n_in_flight);
+    w->running[w->n_running++] = batch;
+    worker_clock(w, host_now_ns());
+    double expected_ns = w->cost.batch_ns + w->cost.row_ns * batch->n_rows;
+    if (w->n_in_flight > 1 || expected_ns >= COST_INLINE_BATCH_NS)
+        return compute_start(w->compute, batch, err);
+    compute_run_here(w->compute, batch);
+    return STATUS_OK;
+}
+
 enum status worker_step(struct worker *w, const struct stage_event *event, struct err *err)
 {
     const struct stage_output *out;
@@ -115,28 +150,25 @@ enum status worker_step(struct worker *w, const struct stage_event *event, struc
      * worker. */
     if (status != STATUS_OK && status != STATUS_CORRUPT)
         return status;
-    status = STATUS_OK;
-    if (out->n_copy > 0)
+    /* It has freed slots that rows noted here are still to go into. */
+    status = status == STATUS_CORRUPT ? worker_rows_finish(&w->rows, err) : STATUS_OK;
+    /* The coordinator hears of tokens before anything else is done with them: it streams them. But
+     * for a device that idles meanwhile; rows go first in any case, because the batch may take
+     * their slots. */
+    const bool is_start_first = out->start != NULL && w->n_in_flight > 1;
+    if (status == STATUS_OK && out->n_copy > 0)
         status =
-            replica_write_rows(w->replica, out->copy_slots, out->n_copy, event->frame->rows, err);
-    /* The coordinator hears of tokens before anything else is done with them: it streams them. */
-    if (status == STATUS_OK)
+            worker_rows_arrive(&w->rows, out->copy_slots, out->n_copy, event->frame->rows, err);
+    if (status == STATUS_OK && !is_start_first)
         status = worker_send_notices(w, out, err);
-    for (uint32_t i = 0; status == STATUS_OK && i < out->n_sends; i++)
-        status = worker_send_bundle(w, out, &out->sends[i], err);
+    if (status == STATUS_OK && out->n_sends > 0)
+        status = worker_send_bundles(w, out, err);
     if (status != STATUS_OK)
         return status;
-
     w->wake_at_ns = out->wake_at_ns;
-    if (out->start != NULL) {
-        assert(w->running == NULL);
-        w->running = out->start;
-        worker_clock(w, host_now_ns());
-        double expected_ns = w->cost.batch_ns + w->cost.row_ns * out->start->n_rows;
-        if (expected_ns < COST_INLINE_BATCH_NS)
-            compute_run_here(w->compute, out->start);
-        else
-            compute_start(w->compute, out->start);
-    }
-    return STATUS_OK;
+    if (out->start != NULL)
+        status = worker_start_batch(w, out->start, err);
+    if (status == STATUS_OK && is_start_first)
+        status = worker_send_notices(w, out, err);
+    return status;
 }

@@ -4,6 +4,7 @@
 #include "worker/worker_state.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static void copy_text(char *to, size_t cap_bytes, const char *from)
@@ -21,10 +22,7 @@ static enum status worker_greet(struct worker *w, enum status opened, const stru
     host_name(hello->host, sizeof hello->host);
     host_boot_id(hello->boot_id, sizeof hello->boot_id);
     copy_text(hello->version, sizeof hello->version, CAROUSEL_VERSION);
-    copy_text(hello->backend, sizeof hello->backend, w->config->backend);
-    copy_text(hello->isa, sizeof hello->isa, kernels_cpu_best_isa());
-    if (w->config->isa != NULL)
-        copy_text(hello->isa, sizeof hello->isa, w->config->isa);
+    worker_device_tell(&w->device, w->config->isa, hello);
     hello->memory_available_bytes = host_memory_available_bytes();
     hello->n_cores = (uint32_t)host_n_cores();
     hello->failure = opened;
@@ -83,16 +81,42 @@ static void worker_wake(void *arg)
     transport_wake(arg);
 }
 
+/* Rows of more than so many are copied in several goes. */
+enum { ROWS_AT_ONCE = 4096 };
+
+/* What rows need on their way; messages lie where a GPU reaches them. */
+static enum status worker_prepare_rows(struct worker *w, struct err *err)
+{
+    struct transport_memory memory;
+    enum status status =
+        worker_rows_create(&w->rows, w->replica, w->limits.d_model, ROWS_AT_ONCE, err);
+    if (status != STATUS_OK)
+        return status;
+    w->leaving = calloc(w->ring_size, sizeof(struct transport_message *));
+    if (w->leaving == NULL)
+        return err_set(err, STATUS_NO_MEMORY, "no memory for messages to %u ranks", w->ring_size);
+    if (!w->device.is_gpu)
+        return STATUS_OK;
+    status = replica_lend_memory(w->replica, &memory, err);
+    if (status == STATUS_OK)
+        transport_use_memory(w->transport, &memory);
+    return status;
+}
+
 static enum status worker_build(struct worker *w, const struct control_welcome *welcome,
                                 struct control_ready *ready, struct err *err)
 {
     const struct model_config *model = &w->checkpoint->config;
     const struct worker_config *config = w->config;
     struct replica_config replica = {
-        .backend = config->backend,
+        .backend = w->device.backend,
+        .device = w->device.number,
+        .is_deterministic = welcome->is_deterministic,
+        .gpu_memory_fraction = config->gpu_memory_fraction,
+        .n_sharing = welcome->n_sharing,
         .cost_file = config->cost_file,
         .jitter_seed = (uint64_t)w->transport->rank,
-        .isa = welcome->isa,
+        .isa = w->device.is_gpu ? NULL : welcome->isa,
         .n_threads = (int)welcome->n_threads,
         .may_spin = welcome->may_spin,
         .kv_dtype = config->kv_dtype,
@@ -102,8 +126,12 @@ static enum status worker_build(struct worker *w, const struct control_welcome *
         .max_sequences = config->max_sequences,
     };
     if (config->kv_dtype_auto)
-        replica.kv_dtype = w->checkpoint->dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16;
+        replica.kv_dtype =
+            w->checkpoint->dtype == DTYPE_F32 && !w->device.is_gpu ? DTYPE_F32 : DTYPE_BF16;
     enum status status = replica_create(w->checkpoint, &replica, &w->replica, err);
+    if (status != STATUS_OK)
+        return status;
+    status = worker_prepare_rows(w, err);
     if (status != STATUS_OK)
         return status;
     uint64_t batch_ns, row_ns;
@@ -116,6 +144,7 @@ static enum status worker_build(struct worker *w, const struct control_welcome *
     status = worker_trace_create(w, err);
     if (status != STATUS_OK)
         return status;
+    w->n_in_flight = config->n_in_flight > 0 ? config->n_in_flight : replica_depth(w->replica);
     struct stage_config stage = {
         .ring_size = w->ring_size,
         .ring_index = w->ring_index,
@@ -127,6 +156,7 @@ static enum status worker_build(struct worker *w, const struct control_welcome *
         .max_sequences = config->max_sequences,
         .max_batch_rows = config->max_batch_rows,
         .prefill_chunk = config->prefill_chunk,
+        .n_in_flight = w->n_in_flight,
         .batching = config->batching,
         .wait_deadline_ns = config->wait_deadline_ns,
         .batch_ns = batch_ns,
@@ -155,8 +185,10 @@ static enum status worker_build(struct worker *w, const struct control_welcome *
 enum status worker_start(struct worker *w, struct err *err)
 {
     struct err open_err = {0};
-    enum status opened =
-        checkpoint_open(w->config->model_dir, w->config->n_loops, &w->checkpoint, &open_err);
+    enum status opened = worker_device_choose(w->config, w->transport, &w->device, &open_err);
+    if (opened == STATUS_OK)
+        opened =
+            checkpoint_open(w->config->model_dir, w->config->n_loops, &w->checkpoint, &open_err);
     enum status status = worker_greet(w, opened, &open_err, err);
     if (status != STATUS_OK)
         return status;

@@ -11,6 +11,8 @@
 #include "worker/replica.h"
 #include "worker/stage.h"
 #include "worker/worker.h"
+#include "worker/worker_device.h"
+#include "worker/worker_rows.h"
 
 /* What the worker is doing when it is not handling a message; the clock of each runs in
  * worker_clock. */
@@ -27,16 +29,21 @@ struct worker_trace_answer {
 struct worker {
     struct transport *transport;
     const struct worker_config *config;
+    struct worker_device device;
     struct checkpoint *checkpoint;
     struct replica *replica;
     struct stage *stage;
     struct compute *compute;
+    struct worker_rows rows;            /* on their way between messages and store */
+    struct transport_message **leaving; /* [ring_size] the messages of one step */
     struct cost cost;
     struct frame_limits limits;
     uint32_t ring_size, ring_index;
     int ring_first_rank; /* rank of ring index 0 */
 
-    const struct batch *running;    /* NULL: none */
+    uint32_t n_in_flight; /* batches that may be started and not taken */
+    const struct batch *running[STAGE_MAX_IN_FLIGHT]; /* the oldest first */
+    uint32_t n_running;
     struct worker_targets *targets; /* of open observed sequences */
     uint64_t wake_at_ns;            /* the stage wants to be asked again; 0 = no */
     bool is_over;                   /* shutdown has come */
