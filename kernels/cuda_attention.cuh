@@ -39,6 +39,14 @@ static __device__ __forceinline__ uint32_t attention_pool_row(const struct cuda_
     return head * 2u * (uint32_t)a.blocks.size + (uint32_t)(position - at * a.blocks.size);
 }
 
+/* Matrix loads do not move over this, which stands before every n-th of a row of products: the
+ * compiler would start so many at once that other values had to leave their registers. */
+static __device__ __forceinline__ void attention_keep_order(int i, int n)
+{
+    if (i % n == 0)
+        __syncwarp();
+}
+
 /* K of 16 positions and 16 columns at k_rows as right factors: b of positions 0..7, b + 2 of 8..15.
  */
 static __device__ __forceinline__ void

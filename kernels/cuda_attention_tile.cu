@@ -115,6 +115,7 @@ static __device__ __forceinline__ void tile_scores(const unsigned char *q, const
 #pragma unroll
     for (int i = 0; i < D / 16; i++) {
         uint32_t left[M][4];
+        attention_keep_order(i, M == 2 ? 1 : 2);
 #pragma unroll
         for (int f = 0; f < M; f++)
             cuda_ldmatrix_x4(left[f],
@@ -132,8 +133,9 @@ static __device__ __forceinline__ void tile_scores(const unsigned char *q, const
     }
 }
 
-/* acc = acc * factor + p v, the product from zero. */
-template <int D, int M>
+/* acc = acc * factor + p v. The product is added up from zero when another kernel has to come to
+ * the same bits, else from acc * factor, which needs fewer registers. */
+template <int D, int M, bool IS_FROM_ZERO>
 static __device__ __forceinline__ void
 tile_values(const unsigned char *v, int lane, const uint32_t p[M][STEP / 16][4],
             const float factor[M][2], struct tile_sums<D> sums[M])
@@ -141,7 +143,14 @@ tile_values(const unsigned char *v, int lane, const uint32_t p[M][STEP / 16][4],
     constexpr int row_bytes = attention_row<D>::BYTES;
 #pragma unroll
     for (int i = 0; i < D / 16; i++) {
-        float product[M][2][4] = {};
+        float product[M][2][4];
+#pragma unroll
+        for (int f = 0; f < M; f++)
+#pragma unroll
+            for (int e = 0; e < 8; e++)
+                product[f][e / 4][e % 4] =
+                    IS_FROM_ZERO ? 0.0f : sums[f].acc[2 * i + e / 4][e % 4] * factor[f][e % 4 / 2];
+        attention_keep_order(i, M == 2 ? 1 : 2);
 #pragma unroll
         for (int n = 0; n < STEP / 16; n++) {
             uint32_t right[4];
@@ -155,11 +164,11 @@ tile_values(const unsigned char *v, int lane, const uint32_t p[M][STEP / 16][4],
 #pragma unroll
         for (int f = 0; f < M; f++)
 #pragma unroll
-            for (int n = 0; n < 2; n++)
-#pragma unroll
-                for (int e = 0; e < 4; e++)
-                    sums[f].acc[2 * i + n][e] =
-                        fmaf(sums[f].acc[2 * i + n][e], factor[f][e / 2], product[f][n][e]);
+            for (int e = 0; e < 8; e++) {
+                float *acc = &sums[f].acc[2 * i + e / 4][e % 4];
+                *acc = IS_FROM_ZERO ? fmaf(*acc, factor[f][e % 4 / 2], product[f][e / 4][e % 4])
+                                    : product[f][e / 4][e % 4];
+            }
     }
 }
 
@@ -241,7 +250,8 @@ __global__ void __launch_bounds__(THREADS, (tile_shape<D, M, IS_DETERMINISTIC>::
     const int head = (int)blockIdx.x % a.n_heads, at = (int)blockIdx.x / a.n_heads;
     if (at >= b.n_tile_items)
         return;
-    const struct cuda_attention_item item = b.tile_items[at];
+    /* Read where it is needed: no register holds it through the loop. */
+    const struct cuda_attention_item &item = b.tile_items[at];
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
     const int kv_head = head / (a.n_heads / a.n_kv_heads);
     unsigned char *q = shared, *k = q + shape::ROWS * shape::ROW_BYTES,
@@ -294,7 +304,7 @@ __global__ void __launch_bounds__(THREADS, (tile_shape<D, M, IS_DETERMINISTIC>::
 #pragma unroll
             for (int n = 0; n < STEP / 16; n++)
                 attention_weights_pack(p[f][n], scores[f] + 2 * n);
-        tile_values<D, M>(v, lane, p, factor, sums);
+        tile_values<D, M, IS_DETERMINISTIC>(v, lane, p, factor, sums);
         if (IS_DETERMINISTIC && (step + 1) * STEP % ATTENTION_PIECE == 0)
             tile_add_piece<D>(a, &sums[0], &all);
     }
