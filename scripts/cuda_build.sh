@@ -27,7 +27,7 @@ needs_no_library() { ! ldd "$program" | grep -E 'libcu(da|dart|blas)'; }
 has_kernels() { nm "$program" | grep -q cudaLaunchKernel; }
 # A GPU may be there, or not: either way the program starts, and without one the message names it.
 says_what_is_missing() {
-    out=$("$program" bench kernels --backend cuda 2>&1 </dev/null) && return 0
+    out=$("$program" generate model/demo "1" --backend cuda 2>&1 </dev/null) && return 0
     printf '%s\n' "$out"
     printf '%s\n' "$out" | grep -qiE 'gpu|device|driver'
 }
