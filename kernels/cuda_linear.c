@@ -6,7 +6,7 @@
  * of 64, the last one filled up in a scratch of our own; 64 << j rows go at once where the same
  * algorithm was seen to give the same bits as slices do. So an output element is the same sum in
  * the same order for any n and any place of its row (docs/gpu.md). */
-#include "kernels/cuda_linear_see.h"
+#include "kernels/cuda_linear_kernels.h"
 
 #include "kernels/cuda_backend.h"
 #include "kernels/cuda_plan.h"

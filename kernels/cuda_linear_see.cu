@@ -1,5 +1,5 @@
 /* A number by which the bits of two matrices are compared without a second copy of either. */
-#include "kernels/cuda_linear_see.h"
+#include "kernels/cuda_linear_kernels.h"
 
 #include "kernels/cuda_device.cuh"
 

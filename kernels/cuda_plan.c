@@ -5,11 +5,16 @@
 #include "kernels/cuda_plan.h"
 
 #include "kernels/cuda_backend.h"
+#include "kernels/cuda_linear_kernels.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { PLAN_CHAINS = 256, PLAN_TIMED_RUNS = 3 };
+enum {
+    PLAN_CHAINS = 256,
+    PLAN_TIMED_RUNS = 3,
+    PLAN_FEW_UNTIMED = 8, /* rows up to which our own kernel is taken unseen */
+};
 
 struct cuda_plans {
     struct cuda_library library;
@@ -112,6 +117,15 @@ static enum status plan_layouts(struct cuda_plans *plans, struct cuda_plan *plan
     return cuda_library_check(lt, code, "a matrix's layout", err);
 }
 
+static void plan_offer_few(struct cuda_plan *plan)
+{
+    const struct cuda_plan_shape *shape = &plan->shape;
+    plan->has_few = shape->n <= CUDA_LINEAR_FEW && shape->k % 8 == 0 && shape->align_x == 16 &&
+                    shape->align_w == 16;
+    if (plan->has_few && (plan->n_candidates == 0 || shape->n <= PLAN_FEW_UNTIMED))
+        plan->chosen = plan->n_candidates;
+}
+
 /* Asks the heuristics for algorithms of the plan's shape. */
 static enum status plan_candidates(struct cuda_plans *plans, struct cuda_plan *plan,
                                    struct err *err)
@@ -154,7 +168,8 @@ static enum status plan_candidates(struct cuda_plans *plans, struct cuda_plan *p
             if (found[i].state == CUBLAS_STATUS_SUCCESS &&
                 found[i].workspaceSize <= cuda_plan_workspace_bytes)
                 plan->candidates[plan->n_candidates++] = found[i].algo;
-    if (plan->n_candidates > 0)
+    plan_offer_few(plan);
+    if (plan->n_candidates > 0 || plan->has_few)
         return STATUS_OK;
     if (code == CUBLAS_STATUS_SUCCESS || code == CUBLAS_STATUS_NOT_SUPPORTED)
         return err_set(err, STATUS_UNSUPPORTED,
@@ -231,6 +246,12 @@ static cublasStatus_t plan_launch(struct cuda_plans *plans, struct cuda_plan *pl
                                   const struct cuda_product *product)
 {
     static const float one = 1.0f, zero = 0.0f;
+    if (candidate == plan->n_candidates)
+        return cuda_linear_few(place->stream, product->y, plan->shape.y_is_f32, product->x,
+                               product->w, product->n, plan->shape.m, plan->shape.k,
+                               plan->shape.ld) == cudaSuccess
+                   ? CUBLAS_STATUS_SUCCESS
+                   : CUBLAS_STATUS_EXECUTION_FAILED;
     cublasStatus_t code = plan_lay_out(plans, plan, product->n);
     if (code != CUBLAS_STATUS_SUCCESS)
         return code;
@@ -243,6 +264,8 @@ static cublasStatus_t plan_launch(struct cuda_plans *plans, struct cuda_plan *pl
 bool cuda_plan_accepts(struct cuda_plans *plans, struct cuda_plan *plan, int32_t n)
 {
     cublasLtMatmulHeuristicResult_t result = {0};
+    if (plan->chosen == plan->n_candidates)
+        return n <= CUDA_LINEAR_FEW;
     return plan_lay_out(plans, plan, n) == CUBLAS_STATUS_SUCCESS &&
            plans->library.cublasLtMatmulAlgoCheck(plans->handle, plans->operation, plan->w, plan->x,
                                                   plan->y, plan->y, &plan->candidates[plan->chosen],
@@ -298,7 +321,7 @@ enum status cuda_plan_time(struct cuda_plans *plans, struct cuda_plan *plan,
 {
     float best = -1.0f;
     int chosen = -1;
-    for (int i = 0; i < plan->n_candidates; i++) {
+    for (int i = 0; i < plan->n_candidates + plan->has_few; i++) {
         float ms = -1.0f;
         enum status st = plan_time_one(plans, plan, i, place, product, &ms, err);
         if (st != STATUS_OK) {

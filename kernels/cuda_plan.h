@@ -29,7 +29,9 @@ struct cuda_plan {
     cublasLtMatrixLayout_t y, x, w;
     int32_t n_laid_out; /* rows that the layouts of x and y say now */
     cublasLtMatmulAlgo_t candidates[CUDA_PLAN_MAX_CANDIDATES];
-    int n_candidates, chosen;
+    int n_candidates;
+    bool has_few; /* cuda_linear_few, our own kernel, is a candidate, too: number n_candidates */
+    int chosen;
     bool is_timed;
     /* Bit j: whether 64 << j rows in one product have been compared with slices of 64 rows, and
      * whether the bits were the same (deterministic mode). */
@@ -58,7 +60,8 @@ enum status cuda_plans_create(struct cuda_plans **out, struct err *err);
 void cuda_plans_destroy(struct cuda_plans *plans); /* NULL is fine */
 
 /* The plan of a shape, made at its first use: candidates in the order of cuBLASLt's heuristics, the
- * first chosen. UNSUPPORTED, with the shape, when there is none. Touches no stream. */
+ * first chosen, unless so few rows are asked for that reading the weights is all that counts: then
+ * our own kernel. UNSUPPORTED, with the shape, when there is none. Touches no stream. */
 enum status cuda_plan_find(struct cuda_plans *plans, const struct cuda_plan_shape *shape,
                            struct cuda_plan **out, struct err *err);
 /* Runs all candidates and chooses the fastest, once; waits for the stream, which must not be

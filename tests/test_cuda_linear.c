@@ -3,6 +3,8 @@
 #include "tests/cuda_world.h"
 #include "tests/kernels_reference.h"
 
+#include "kernels/cuda_linear_kernels.h"
+
 enum { MAX_JOBS = KERNELS_LINEAR_MAX_JOBS };
 
 static struct backend open_backend(bool is_deterministic)
@@ -326,6 +328,60 @@ static void test_cuda_linear_squares_for_a_rate(void **state)
     backend_close(&b);
 }
 
+/* Our own kernel for few rows: outputs and k that are no whole tiles, rows of y apart, neighbours
+ * untouched; and each row alone gives the bits it has among sixteen. */
+static void check_few(const struct backend *b, int n, int m, int k, enum dtype y_dtype)
+{
+    const int ld = m + 3, rows[] = {m};
+    const size_t n_in = (size_t)n * (size_t)k, n_out = (size_t)n * (size_t)ld;
+    const bool is_f32 = y_dtype == DTYPE_F32;
+    struct layer l;
+    layer_open(b, &l, rows, 1, k, false, 13);
+    float *x = random_rows((uint64_t)n, n, k);
+    struct array in = array_put(b, x, n_in, DTYPE_BF16), out = array_output(b, n_out, y_dtype);
+    cudaStream_t stream = cuda_stream_of(b->s)->stream;
+    assert_int_equal(
+        cuda_linear_few(stream, out.data, is_f32, in.data, l.jobs[0]->data, n, m, k, ld),
+        cudaSuccess);
+    float *y = array_take(b, &out), *packed = malloc((size_t)n * (size_t)m * sizeof *packed);
+    assert_non_null(packed);
+    for (int i = 0; i < n; i++) {
+        memcpy(packed + (size_t)i * (size_t)m, y + (size_t)i * (size_t)ld,
+               (size_t)m * sizeof *packed);
+        for (int j = m; j < ld; j++)
+            assert_true(isnan(y[(size_t)i * (size_t)ld + (size_t)j]));
+    }
+    expect_double(&l, x, packed, n, y_dtype);
+    for (int i = 0; i < n; i += 3) {
+        out = array_output(b, (size_t)m, y_dtype);
+        assert_int_equal(cuda_linear_few(stream, out.data, is_f32,
+                                         (const uint16_t *)in.data + (size_t)i * (size_t)k,
+                                         l.jobs[0]->data, 1, m, k, m),
+                         cudaSuccess);
+        float *alone = array_take(b, &out);
+        assert_memory_equal(alone, packed + (size_t)i * (size_t)m, (size_t)m * sizeof *alone);
+        free(alone);
+    }
+    free(packed);
+    free(y);
+    array_free(b, &in);
+    free(x);
+    layer_close(b, &l);
+}
+
+static void test_cuda_linear_of_few_rows_matches_double(void **state)
+{
+    (void)state;
+    struct backend b = open_backend(false);
+    for (int n = 1; n <= CUDA_LINEAR_FEW; n += 3)
+        check_few(&b, n, 50, 72, n % 2 != 0 ? DTYPE_F32 : DTYPE_BF16);
+    check_few(&b, 16, 16, 8, DTYPE_F32);
+    check_few(&b, 8, 2, 32, DTYPE_F32);
+    check_few(&b, 5, 33, 2056, DTYPE_BF16); /* more than one round of all warps' loads */
+    check_few(&b, 13, 17, 3000, DTYPE_F32);
+    backend_close(&b);
+}
+
 static void test_cuda_linear_refuses_vectors(void **state)
 {
     (void)state;
@@ -374,6 +430,7 @@ int main(void)
         cmocka_unit_test(test_cuda_linear_does_not_judge_by_zeros),
         cmocka_unit_test(test_cuda_linear_can_be_recorded),
         cmocka_unit_test(test_cuda_linear_squares_for_a_rate),
+        cmocka_unit_test(test_cuda_linear_of_few_rows_matches_double),
         cmocka_unit_test(test_cuda_linear_refuses_vectors),
 #ifdef CAROUSEL_CUDA_EMULATED
         cmocka_unit_test(test_cuda_linear_gives_back_what_it_took_when_memory_ends),
