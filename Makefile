@@ -46,17 +46,19 @@ CUDA_CU  := $(sort $(wildcard kernels/*.cu))
 EMULATOR := $(sort $(wildcard tests/emulator/*.c tests/emulator/*.cu))
 ifeq ($(CUDA_KIND),real)
 CUDA_HOME := $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
-CUDA_INCLUDE := $(if $(wildcard $(CUDA_HOME)/include/cuda_runtime_api.h),-isystem $(CUDA_HOME)/include)
-CUDA_LIB_DIR := $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib/x86_64-linux-gnu /usr/lib/x86_64-linux-gnu))
-CUDA_LIBS := $(CUDA_LIB_DIR)/libcudart_static.a -ldl -lrt
+# A distribution's own package has both where the compiler looks anyway.
+CUDA_INCLUDE := $(addprefix -isystem ,$(filter-out /usr/include,$(patsubst %/,%,$(dir $(wildcard $(CUDA_HOME)/include/cuda_runtime_api.h)))))
+CUDA_LIBS := $(or $(firstword $(wildcard $(CUDA_HOME)/lib64/libcudart_static.a $(CUDA_HOME)/lib/libcudart_static.a)),-lcudart_static) -ldl -lrt
 CUDA_CFLAGS := -DCAROUSEL_CUDA $(CUDA_INCLUDE)
 # What this nvcc knows of: sm_80 for all since Ampere, Hopper's own instructions, and PTX for what is newer.
 nvcc_knows = $(shell $(NVCC) --dryrun -gencode arch=$(1),code=$(2) -x cu -c /dev/null -o /dev/null >/dev/null 2>&1 && echo -gencode arch=$(1),code=$(2))
 NVCC_ARCH ?= $(strip $(call nvcc_knows,compute_80,sm_80) $(or $(call nvcc_knows,compute_90a,sm_90a),$(call nvcc_knows,compute_90,sm_90)) \
     $(call nvcc_knows,compute_90,compute_90))
 NVCC_ARCH := $(NVCC_ARCH)
+# -fno-threadsafe-statics: nvcc's stubs of kernels have static pointers, whose guards would ask for libstdc++; nobody calls
+# the stubs (CUDA_LAUNCH hands kernels to cudaLaunchKernel itself).
 CU_LINE = $(NVCC) -std=c++17 -O3 -lineinfo $(NVCC_ARCH) -I. -DCAROUSEL_CUDA -Werror all-warnings -Xptxas -v \
-    -Xcompiler -Wall,-Wextra,-fno-exceptions,-fno-omit-frame-pointer $(NVCC_FLAGS)
+    -Xcompiler -Wall,-Wextra,-fno-exceptions,-fno-omit-frame-pointer,-fno-threadsafe-statics $(NVCC_FLAGS)
 else ifeq ($(CUDA_KIND),emulated)
 CUDA_CFLAGS := -DCAROUSEL_CUDA -DCAROUSEL_CUDA_EMULATED -Itests/emulator
 CXX ?= g++
@@ -156,7 +158,7 @@ $(BUILD)/tests/emulator/%.c.o: tests/emulator/%.c $(BASE)/flags $(BUILD)/flags_c
 $(BUILD)/%.cu.o: %.cu $(BUILD)/flags_cuda
 	@mkdir -p $(@D)
 	@echo "  CU   $<"
-	@$(CU_LINE) -MMD -MF $(@:.o=.d) -MT $@ -c $< -o $@ 2>$@.log || { cat $@.log; exit 1; }
+	@$(CU_LINE) -MMD -MP -MF $(@:.o=.d) -MT $@ -c $< -o $@ 2>$@.log || { cat $@.log; exit 1; }
 
 $(BUILD)/cuda_kernels.txt: $(CU_OBJ)
 	@cat $(CU_OBJ:=.log) </dev/null > $@

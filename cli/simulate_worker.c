@@ -43,9 +43,9 @@ static enum status send(struct simulate_world *w, struct simulate_worker *k, uin
 }
 
 static enum status send_notices(struct simulate_world *w, struct simulate_worker *k,
-                                const struct stage_output *out, uint64_t *now_ns, struct err *err)
+                                const struct stage_output *out, uint64_t exited_ns,
+                                uint64_t *now_ns, struct err *err)
 {
-    uint64_t exited_ns = *now_ns;
     for (uint32_t i = 0; i < out->n_notices; i++) {
         const struct stage_notice *notice = &out->notices[i];
         if (notice->failure != STATUS_OK)
@@ -136,12 +136,17 @@ static enum status step(struct simulate_world *w, struct simulate_worker *k,
     enum status status = stage_step(k->stage, event, &out, err);
     if (status != STATUS_OK)
         return err_wrap(err, "rank %u", k->number + 1);
-    status = send_notices(w, k, out, now_ns, err);
+    const uint64_t exited_ns = *now_ns;
+    const bool is_start_first = out->start != NULL && w->config.n_in_flight > 1;
+    if (!is_start_first)
+        status = send_notices(w, k, out, exited_ns, now_ns, err);
     for (uint32_t i = 0; status == STATUS_OK && i < out->n_sends; i++)
         status = send_bundle(w, k, out, &out->sends[i], now_ns, err);
     k->wake_at_ns = out->wake_at_ns;
     if (status == STATUS_OK && out->start != NULL)
         status = begin_batch(w, k, out->start, now_ns, err);
+    if (status == STATUS_OK && is_start_first)
+        status = send_notices(w, k, out, exited_ns, now_ns, err);
     return status;
 }
 

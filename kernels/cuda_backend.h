@@ -10,6 +10,7 @@
 #include "kernels/kernels_ops.h"
 
 #include <cuda_runtime_api.h>
+#include <stdatomic.h>
 
 struct cuda_linear;         /* cuda_linear.c: cuBLASLt, and the algorithms chosen */
 struct cuda_linear_stream;  /* its workspace on one stream */
@@ -25,6 +26,8 @@ struct cuda_kernels {
     int n_multiprocessors;
     size_t shared_bytes; /* of a block at most, after opting in */
     bool is_deterministic;
+    bool may_spin;        /* a thread that waits for the device has a core to itself */
+    cudaStream_t service; /* zeroing of new memory, and trying whether a kernel runs here */
     struct cuda_linear *linear;
     struct cuda_weights *weights;
 };
@@ -36,10 +39,23 @@ struct cuda_pack {
     size_t used_bytes, cap_bytes;
 };
 /* Room for len_bytes, 16-byte aligned: returns the host side, *device the other. The sizes were
- * reserved; running out is a mistake of ours (assert). */
-void *cuda_pack_take(struct cuda_pack *p, size_t len_bytes, const void *device_out);
+ * reserved; running out is a mistake of ours (assert). device_out is the address of a pointer of
+ * any type: &out->slots. */
+void *cuda_pack_take(struct cuda_pack *p, size_t len_bytes, void *device_out);
+
+/* Pinned memory between pageable host memory and the device, two pieces in turn. */
+enum { CUDA_STAGING_PIECES = 2 };
+struct cuda_staging {
+    unsigned char *pieces[CUDA_STAGING_PIECES];
+    cudaEvent_t is_free[CUDA_STAGING_PIECES]; /* recorded behind the last copy of the piece */
+    int next;
+};
+
+/* What a flight's number may do next: bind, then mark, then wait. */
+enum cuda_flight_state { CUDA_FLIGHT_FREE, CUDA_FLIGHT_BOUND, CUDA_FLIGHT_MARKED };
 
 struct cuda_flight {
+    _Atomic int state;      /* bind and wait may come from different threads */
     unsigned char *staging; /* pinned, pack_bytes of the stream */
     struct kernels_outcome *outcomes;
     float *wanted_logits;
@@ -55,6 +71,7 @@ struct cuda_stream {
     int flight;                      /* of the last bind */
     size_t pack_bytes;
     struct cuda_flight flights[KERNELS_MAX_IN_FLIGHT];
+    struct cuda_staging staging;
     struct cuda_linear_stream *linear;
     struct cuda_attention *attention;
     struct cuda_finish_scratch *finish;
@@ -73,6 +90,11 @@ static inline struct cuda_stream *cuda_stream_of(struct kernels_stream *s)
 /* STATUS_OK, or an error with what was tried and what the driver says of it: NO_MEMORY for
  * cudaErrorMemoryAllocation, else INTERNAL. */
 enum status cuda_check(cudaError_t code, const char *what, struct err *err);
+
+/* Makes the backend's device the calling thread's; cheap when it is already. What a thread may call
+ * first does it: memory, copies, rows in and out, bind, recording. Operations on a bound batch are
+ * launched by the thread that bound it. */
+enum status cuda_use(const struct cuda_kernels *k, struct err *err);
 
 /* ---- cuda_linear.c ----------------------------------------------------------------------------
  */
@@ -143,7 +165,37 @@ enum status cuda_swiglu(struct kernels_stream *s, void *y, const void *x, int n,
 size_t cuda_kv_bytes(enum dtype dtype, int n_blocks, int block_size, int n_layers, int n_kv_heads,
                      int head_dim);
 
-/* ---- cuda_memory.c, cuda_weights.c, cuda_graph.c, cuda_measure.c: as kernels_ops.h -------------
+/* ---- cuda_memory.c: as kernels_ops.h, and: -----------------------------------------------------
+ */
+enum status cuda_alloc(struct kernels *k, size_t len_bytes, bool zero, struct kernels_buffer *out,
+                       struct err *err);
+void cuda_free(struct kernels *k, struct kernels_buffer *buffer);
+enum status cuda_host_alloc(struct kernels *k, size_t len_bytes, void **out, struct err *err);
+void cuda_host_free(struct kernels *k, void *host);
+enum status cuda_upload(struct kernels_stream *s, void *device, const void *host, size_t len_bytes,
+                        struct err *err);
+enum status cuda_download(struct kernels_stream *s, void *host, const void *device,
+                          size_t len_bytes, struct err *err);
+enum status cuda_device_memory(struct kernels *k, struct kernels_memory *out, struct err *err);
+/* cudaMalloc whose error says how much is free. */
+enum status cuda_take_memory(size_t len_bytes, const char *what, void **out, struct err *err);
+enum status cuda_staging_create(struct cuda_stream *s, struct err *err);
+void cuda_staging_destroy(struct cuda_stream *s);
+
+/* ---- cuda_bind.c: as kernels_ops.h, and: -------------------------------------------------------
+ */
+enum status cuda_stream_reserve(struct kernels_stream *s, const struct kernels_limits *limits,
+                                struct err *err);
+void cuda_stream_release(struct cuda_stream *s); /* all that reserve took */
+void cuda_flights_land(struct cuda_stream *s);   /* the stream was synced: every flight is free */
+enum status cuda_bind(struct kernels_stream *s, const struct kernels_batch *batch,
+                      const struct kernels_kv *kv, int flight, struct err *err);
+enum status cuda_mark(struct kernels_stream *s, int flight, struct err *err);
+enum status cuda_wait(struct kernels_stream *s, int flight, struct err *err);
+const struct kernels_outcome *cuda_outcomes(const struct kernels_stream *s, int flight);
+const float *cuda_outcome_logits(const struct kernels_stream *s, int flight, int i);
+
+/* ---- cuda_weights.c, cuda_graph.c, cuda_measure.c: as kernels_ops.h, and: ----------------------
  */
 enum status cuda_weights_create(struct cuda_kernels *k, struct err *err);
 void cuda_weights_destroy(struct cuda_kernels *k);
@@ -153,6 +205,11 @@ enum status cuda_weight_load_joined(struct kernels *k, const struct weight *cons
                                     struct kernels_weight *out, struct err *err);
 enum status cuda_weights_ready(struct kernels *k, struct err *err);
 void cuda_weight_unload(struct kernels *k, struct kernels_weight *w);
+/* What the last weights_ready waited for: bytes on the device, seconds since the first load. */
+void cuda_weights_pace(const struct cuda_kernels *k, uint64_t *len_bytes, double *seconds);
+enum status cuda_graphs_create(struct cuda_stream *s, struct err *err);
+bool cuda_is_recording(const struct cuda_stream *s);
+void cuda_graphs_abandon(struct cuda_stream *s); /* drops an open recording, if there is one */
 enum status cuda_record_begin(struct kernels_stream *s, struct err *err);
 enum status cuda_record_end(struct kernels_stream *s, uint64_t key, struct err *err);
 enum status cuda_replay(struct kernels_stream *s, uint64_t key, bool *is_done, struct err *err);

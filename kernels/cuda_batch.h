@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-struct cuda_attention_item; /* kernels/cuda_attention.h: a piece of work of the attention */
+struct cuda_attention_item; /* kernels/attention_plan.h: a piece of work of the attention */
 struct cuda_live;           /* kernels/cuda_finish.h: a live row, its exit and its sampling */
 
 /* All pointers but the last two are device addresses; the arrays arrive with the struct, in one

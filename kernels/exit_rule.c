@@ -1,6 +1,7 @@
 /* Decides at which loop a row gets off, in the published code's fp32 arithmetic. */
 #include "kernels/exit_rule.h"
 
+#include "kernels/exit_step.h"
 #include "kernels/rng.h"
 
 #include <assert.h>
@@ -33,14 +34,11 @@ bool exit_rule_step(const struct sequence_params *params, uint32_t loop, uint32_
                     float lambda, struct exit_state *state)
 {
     assert(loop >= 1 && loop <= params->max_loops);
-    if (loop == params->max_loops) {
-        state->cdf += state->survival;
-        state->survival = 0.0f;
-        return true;
-    }
-    state->cdf += lambda * state->survival;
-    state->survival *= 1.0f - lambda;
-    if (!exit_rule_may_exit(params, loop, position))
-        return false;
-    return params->n_force_exits > 0 || state->cdf >= params->exit_threshold;
+    const struct exit_step step = {
+        .is_last = loop == params->max_loops,
+        .may_exit = exit_rule_may_exit(params, loop, position),
+        .is_forced = params->n_force_exits > 0,
+        .threshold = params->exit_threshold,
+    };
+    return exit_step_take(&step, lambda, state);
 }

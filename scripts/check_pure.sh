@@ -6,7 +6,7 @@
 set -eu
 build=${1:?usage: check_pure.sh BUILD_DIR}
 
-pure="worker/stage*.o worker/chain.o worker/kv_blocks.o worker/knee.o worker/kv_sizing.o kernels/exit_rule.o kernels/rng.o worker/cost.o
+pure="worker/stage*.o worker/chain.o worker/kv_blocks.o worker/knee.o worker/kv_sizing.o kernels/attention_plan.o kernels/exit_rule.o kernels/rng.o worker/cost.o
 coordinator/scheduler*.o coordinator/trace_clock.o cluster/ring.o cluster/event_queue.o worker/timed.o cluster/cost_model.o proto/frame.o proto/status.o proto/sequence.o proto/trace.o
 train/curriculum.o train/recipe_levels.o"
 # The objects whose create and destroy take and give back memory.

@@ -3,6 +3,7 @@
 #
 #   scripts/setup.sh          what the build and the demo need
 #   scripts/setup.sh plots    and what draws the pictures of docs/
+#   scripts/setup.sh cuda     and CUDA's compiler, for the GPU backend
 #   scripts/setup.sh tests    and what `make test` looks at pages, a real Slurm and several hosts with
 set -u
 need=""
@@ -12,6 +13,7 @@ want() { # package, then a command that succeeds when it is there
 }
 header() { printf '#include <%s>\n' "$1" | ${CC:-cc} -E -x c - ; }
 want gcc cc --version
+want g++ g++ --version
 want libc6-dev header stdlib.h
 want make make --version
 want pkg-config pkg-config --version
@@ -43,6 +45,16 @@ if [ "${1:-}" = tests ]; then
     want munge there munged
     want iproute2 there ip
     want shellcheck there shellcheck
+fi
+if [ "${1:-}" = cuda ] && ! command -v nvcc >/dev/null 2>&1 && [ ! -x /usr/local/cuda/bin/nvcc ]; then
+    if apt-cache policy nvidia-cuda-toolkit 2>/dev/null | grep -q 'Candidate: [0-9]'; then
+        need="$need nvidia-cuda-toolkit"
+    else
+        echo "setup: there is no nvcc, and no package nvidia-cuda-toolkit here. On Debian, add contrib and non-free" \
+            "to the components in /etc/apt/sources.list and run apt-get update; or install NVIDIA's toolkit" \
+            "(https://developer.nvidia.com/cuda-downloads). The build finds nvcc on PATH and in /usr/local/cuda/bin." >&2
+        exit 1
+    fi
 fi
 [ -z "$need" ] && exit 0
 

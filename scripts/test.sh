@@ -64,6 +64,13 @@ stage shellcheck 60 scripts/check_scripts.sh
 stage pure 60 make --no-print-directory pure
 stage units_asan 900 make --no-print-directory "$jobs" unit SAN=address,undefined OPT=-O1
 stage units_tsan 900 make --no-print-directory "$jobs" unit SAN=thread OPT=-O1
+# The GPU backend: the real build where nvcc is, and its kernels on the CPU (docs/testing.md). The two emulated runs are
+# the two extremes of what a device may do: as late as possible, and at once, with threads in the other order.
+stage cuda_build 600 scripts/cuda_build.sh
+stage cuda_report 300 scripts/cuda_build.sh report
+stage units_emulated 300 make --no-print-directory "$jobs" unit CUDA=emulated
+stage units_emulated_asan 600 env CAROUSEL_EMULATOR_LAZY=0 CAROUSEL_EMULATOR_ORDER=reverse \
+    make --no-print-directory "$jobs" unit CUDA=emulated SAN=address,undefined OPT=-O1
 stage fuzz_build 600 make --no-print-directory "$jobs" fuzz-bins
 stage fuzz 900 scripts/fuzz.sh "$FUZZ_SECONDS" build/fuzz
 stage build_emulated 600 make --no-print-directory "$jobs" build/emulated/carousel CUDA=emulated

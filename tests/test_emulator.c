@@ -375,6 +375,7 @@ static void test_emulator_limits_launches_as_the_chip_does(void **state)
 
 int main(void)
 {
+    emulator_set_lazy(false);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_emulator_numbers_threads_as_cuda_does),
         cmocka_unit_test(test_emulator_barriers_order_shared_memory),

@@ -111,7 +111,7 @@ struct stage_output {
     uint32_t n_frames;
     struct stage_frame *frames;
     int32_t *slots, *ids; /* a frame of loop 1 has ids only: its slots are -1 */
-    /* 3. messages to the coordinator */
+    /* 3. messages to the coordinator; may also come last */
     uint32_t n_notices;
     struct stage_notice *notices;
     uint32_t n_tokens;

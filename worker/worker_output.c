@@ -130,6 +130,18 @@ static enum status worker_send_notices(struct worker *w, const struct stage_outp
     return worker_send_control(w, &m, err);
 }
 
+static enum status worker_start_batch(struct worker *w, const struct batch *batch, struct err *err)
+{
+    assert(w->n_running < w->n_in_flight);
+    w->running[w->n_running++] = batch;
+    worker_clock(w, host_now_ns());
+    double expected_ns = w->cost.batch_ns + w->cost.row_ns * batch->n_rows;
+    if (w->n_in_flight > 1 || expected_ns >= COST_INLINE_BATCH_NS)
+        return compute_start(w->compute, batch, err);
+    compute_run_here(w->compute, batch);
+    return STATUS_OK;
+}
+
 enum status worker_step(struct worker *w, const struct stage_event *event, struct err *err)
 {
     const struct stage_output *out;
@@ -140,26 +152,23 @@ enum status worker_step(struct worker *w, const struct stage_event *event, struc
         return status;
     /* It has freed slots that rows noted here are still to go into. */
     status = status == STATUS_CORRUPT ? worker_rows_finish(&w->rows, err) : STATUS_OK;
+    /* The coordinator hears of tokens before anything else is done with them: it streams them. But
+     * for a device that idles meanwhile; rows go first in any case, because the batch may take
+     * their slots. */
+    const bool is_start_first = out->start != NULL && w->n_in_flight > 1;
     if (status == STATUS_OK && out->n_copy > 0)
         status =
             worker_rows_arrive(&w->rows, out->copy_slots, out->n_copy, event->frame->rows, err);
-    /* The coordinator hears of tokens before anything else is done with them: it streams them. */
-    if (status == STATUS_OK)
+    if (status == STATUS_OK && !is_start_first)
         status = worker_send_notices(w, out, err);
     if (status == STATUS_OK && out->n_sends > 0)
         status = worker_send_bundles(w, out, err);
     if (status != STATUS_OK)
         return status;
-
     w->wake_at_ns = out->wake_at_ns;
-    if (out->start != NULL) {
-        assert(w->n_running < w->n_in_flight);
-        w->running[w->n_running++] = out->start;
-        worker_clock(w, host_now_ns());
-        double expected_ns = w->cost.batch_ns + w->cost.row_ns * out->start->n_rows;
-        if (w->n_in_flight > 1 || expected_ns >= COST_INLINE_BATCH_NS)
-            return compute_start(w->compute, out->start, err);
-        compute_run_here(w->compute, out->start);
-    }
-    return STATUS_OK;
+    if (out->start != NULL)
+        status = worker_start_batch(w, out->start, err);
+    if (status == STATUS_OK && is_start_first)
+        status = worker_send_notices(w, out, err);
+    return status;
 }

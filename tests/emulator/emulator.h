@@ -1,10 +1,10 @@
 /* What tests and other stand-ins ask of the emulator beyond CUDA's interface.
  *
- * Streams. By default operations run at once. In lazy mode (CAROUSEL_EMULATOR_LAZY=1, or
- * emulator_set_lazy) an operation of a stream runs only when somebody waits for it; a query runs
- * one operation and may then still say "not ready". Host code that reads a result too early, or
- * writes into memory that a queued copy still has to read, gets wrong values. That goes for
- * pageable memory, too: the emulator makes no hidden copy of it.
+ * Streams. An operation of a stream runs only when somebody waits for it; a query runs one
+ * operation and may then still say "not ready". Host code that reads a result too early, or writes
+ * into memory that a queued copy still has to read, gets wrong values. That goes for pageable
+ * memory, too: the emulator makes no hidden copy of it. CAROUSEL_EMULATOR_LAZY=0 (or
+ * emulator_set_lazy) runs every operation at once, the other extreme of what a device may do.
  *
  * Kernels. Blocks run one after another, threads of a block in turns, from one wait to the next, in
  * the order CAROUSEL_EMULATOR_ORDER=forward|reverse|random:SEED. What a kernel does wrong (a

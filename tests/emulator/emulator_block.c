@@ -204,7 +204,8 @@ static void block_begin(unsigned x, unsigned y, unsigned z)
         f->state = EMULATOR_READY;
         f->n_copies = f->n_groups = 0;
     }
-    memset(block.warps, 0, sizeof block.warps[0] * (size_t)((block.n_threads + 31) / 32));
+    for (int i = 0; i < (block.n_threads + 31) / 32; i++)
+        block.warps[i].n_exchanges = block.warps[i].arrived = 0;
     block.n_ended = block.n_at_barrier = 0;
 }
 

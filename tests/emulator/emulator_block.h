@@ -26,6 +26,7 @@ struct emulator_fiber {
 /* Values of one exchange while those of the one before are still read. */
 struct emulator_warp {
     union emulator_slot slots[2][32];
+    double products[2][16][8]; /* of cuda_mma_bf16 */
     uint32_t n_exchanges;
     uint32_t arrived;
     const char *what, *file;

@@ -6,7 +6,7 @@
 
 enum { GUARD = 256, GUARD_BYTE = 0xa5, FRESH_BYTE = 0xff };
 /* Of a larger piece only the ends are filled: a KV pool of gigabytes shall not take real memory. */
-#define FRESH_MOST ((size_t)16 << 20)
+#define FRESH_MOST ((size_t)1 << 20)
 
 struct range {
     unsigned char *p;

@@ -3,8 +3,10 @@
 
 #include <string.h>
 
-const union emulator_slot *emulator_exchange(const char *what, const void *value, size_t len_bytes,
-                                             const char *file, int line)
+/* `last` is run by the lane that completes the exchange, on all values; may be NULL. */
+static const union emulator_slot *exchange(const char *what, const void *value, size_t len_bytes,
+                                           const char *file, int line,
+                                           void (*last)(struct emulator_warp *w, int which))
 {
     struct emulator_fiber *f = emulator_fiber_now();
     struct emulator_warp *w = emulator_warp_now();
@@ -18,10 +20,11 @@ const union emulator_slot *emulator_exchange(const char *what, const void *value
         w->what = what;
         w->file = file;
         w->line = line;
-    } else if (w->line != line || strcmp(w->file, file) != 0)
+    } else if (w->line != line || (w->file != file && strcmp(w->file, file) != 0))
         emulator_kernel_die("comes to %s (%s:%d) while other lanes of its warp wait at %s (%s:%d)",
                             what, file, line, w->what, w->file, w->line);
-    union emulator_slot *slots = w->slots[w->n_exchanges % 2];
+    int which = (int)(w->n_exchanges % 2);
+    union emulator_slot *slots = w->slots[which];
     if (len_bytes > 0)
         memcpy(slots[f->seen.lane].bytes, value, len_bytes);
     w->arrived |= UINT32_C(1) << f->seen.lane;
@@ -31,9 +34,17 @@ const union emulator_slot *emulator_exchange(const char *what, const void *value
     }
     w->arrived = 0;
     w->n_exchanges++;
+    if (last != NULL)
+        last(w, which);
     for (int i = 0; i < 32; i++)
         emulator_fiber_at(first + i)->state = EMULATOR_READY;
     return slots;
+}
+
+const union emulator_slot *emulator_exchange(const char *what, const void *value, size_t len_bytes,
+                                             const char *file, int line)
+{
+    return exchange(what, value, len_bytes, file, line, NULL);
 }
 
 /* ---- addresses ---------------------------------------------------------------------------------
@@ -162,20 +173,35 @@ static double b_value(const union emulator_slot *slots, int k, int column)
     return bf16_value(slots[lane].words[4 + reg], k % 2);
 }
 
+/* The whole product, once a warp. */
+static void multiply(struct emulator_warp *w, int which)
+{
+    const union emulator_slot *slots = w->slots[which];
+    double b[16][8];
+    for (int k = 0; k < 16; k++)
+        for (int j = 0; j < 8; j++)
+            b[k][j] = b_value(slots, k, j);
+    for (int i = 0; i < 16; i++) {
+        double sums[8] = {0};
+        for (int k = 0; k < 16; k++) {
+            double a = a_value(slots, i, k);
+            for (int j = 0; j < 8; j++)
+                sums[j] += a * b[k][j];
+        }
+        memcpy(w->products[which][i], sums, sizeof sums);
+    }
+}
+
 /* Products are exact; their sum is rounded once to fp32 here. The chip's own order and rounding of
  * the 16 terms is its secret: results differ in the last bits. */
 void emulator_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2], const char *file,
                        int line)
 {
     uint32_t words[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
-    const union emulator_slot *slots =
-        emulator_exchange("cuda_mma_bf16", words, sizeof words, file, line);
+    const struct emulator_warp *w = emulator_warp_now();
+    int which = (int)(w->n_exchanges % 2);
+    exchange("cuda_mma_bf16", words, sizeof words, file, line, multiply);
     int g = emulator_now->lane / 4, t = emulator_now->lane % 4;
-    for (int i = 0; i < 4; i++) {
-        int row = i < 2 ? g : g + 8, column = 2 * t + i % 2;
-        double sum = (double)d[i];
-        for (int k = 0; k < 16; k++)
-            sum += a_value(slots, row, k) * b_value(slots, k, column);
-        d[i] = (float)sum;
-    }
+    for (int i = 0; i < 4; i++)
+        d[i] = (float)((double)d[i] + w->products[which][i < 2 ? g : g + 8][2 * t + i % 2]);
 }

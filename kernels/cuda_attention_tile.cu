@@ -1,0 +1,389 @@
+/* A tile of query rows against all positions they see: out[i] = sum_p softmax_p(q[i] . k[p]) v[p].
+ *
+ * Bound by the tensor cores. A block is four warps and one query head; a warp has 16 or 32 rows of
+ * the tile with their sums in registers, and goes through steps of 64 positions. Two rows of tensor
+ * core tiles (M = 2) share each matrix load from shared memory, which is what would bound one. The
+ * next K is copied while V is multiplied, V while K is; two blocks of a multiprocessor fill each
+ * other's waits. Steps past a warp's last row are left out. Order of additions:
+ * kernels/cuda_attention.h. */
+#include "kernels/cuda_attention.cuh"
+
+enum { WARPS = 4, THREADS = 32 * WARPS, STEP = ATTENTION_STEP };
+
+template <int D, int M, bool IS_DETERMINISTIC> struct tile_shape {
+    static constexpr int ROWS = 16 * M * WARPS;
+    static constexpr int ROW_BYTES = attention_row<D>::BYTES;
+    static constexpr size_t SHARED =
+        (size_t)(ROWS + 2 * STEP) * ROW_BYTES + 2 * STEP * sizeof(uint32_t);
+    static constexpr int BLOCKS = D <= 128 ? 2 : 1; /* of a multiprocessor: registers for */
+};
+
+/* Two fragments of 16 rows more than D = 128 has registers for. Deterministic pieces need two sums
+ * for a row: half the rows, and no room at all beyond D = 128. */
+template <int D, bool IS_DETERMINISTIC> constexpr int tile_fragments()
+{
+    return IS_DETERMINISTIC ? (D <= 128 ? 1 : 0) : D <= 128 ? 2 : 1;
+}
+
+/* D columns of 64 positions: [STEP][ROW_BYTES] in shared memory from the pool rows given. */
+template <int D>
+static __device__ __forceinline__ void tile_copy(const struct cuda_attention_args &a,
+                                                 const uint32_t *rows, uint32_t offset,
+                                                 unsigned char *to)
+{
+    typedef attention_row<D> row_shape;
+    constexpr int down = THREADS / row_shape::ACROSS;
+    const uint32_t first = threadIdx.x / row_shape::ACROSS;
+    const uint32_t column = threadIdx.x % row_shape::ACROSS;
+#pragma unroll
+    for (int r = 0; r < STEP; r += down) {
+        if (down > STEP && first >= STEP)
+            break;
+        const uint32_t from = rows[first + r];
+        const bool is_there = from != (uint32_t)ATTENTION_NO_ROW;
+        const unsigned char *source =
+            a.pool + (size_t)(is_there ? from + offset : 0u) * (2 * D) + column * 16;
+#pragma unroll
+        for (int c = 0; c < row_shape::COLUMNS; c++)
+            cuda_copy_async16(to + (first + r) * row_shape::BYTES +
+                                  (column + c * row_shape::ACROSS) * 16,
+                              source + c * row_shape::ACROSS * 16, is_there);
+    }
+}
+
+/* The tile's queries: [ROWS][ROW_BYTES], zeros behind the last. */
+template <int D, int ROWS>
+static __device__ __forceinline__ void tile_copy_queries(const struct cuda_attention_args &a,
+                                                         const struct cuda_attention_item &item,
+                                                         int head, unsigned char *to)
+{
+    const size_t stride = (size_t)(a.n_heads + 2 * a.n_kv_heads) * D;
+    for (int at = (int)threadIdx.x; at < ROWS * (D / 8); at += THREADS) {
+        const int row = at / (D / 8), column = at % (D / 8);
+        const bool is_there = row < item.n_rows;
+        const size_t from = (size_t)(item.first_row + (is_there ? row : 0)) * stride;
+        cuda_copy_async16(to + row * attention_row<D>::BYTES + column * 16,
+                          a.qkv + from + (size_t)head * D + column * 8, is_there);
+    }
+}
+
+/* Where K of the thread's position of a step lies; the first 64 threads have one. */
+static __device__ __forceinline__ uint32_t tile_lookup(const struct cuda_attention_args &a,
+                                                       const struct cuda_batch &b,
+                                                       const struct cuda_attention_item &item,
+                                                       int kv_head, int step)
+{
+    const int32_t position = step * STEP + (int32_t)threadIdx.x;
+    if (position >= item.first_position + item.n_rows)
+        return (uint32_t)ATTENTION_NO_ROW;
+    return attention_pool_row(a, b.block_table + item.first_block, kv_head, position);
+}
+
+/* A warp's running sums of 16 rows. */
+template <int D> struct tile_sums {
+    float m[2], l[2];
+    float acc[D / 8][4];
+};
+
+template <int D> static __device__ __forceinline__ void tile_sums_clear(struct tile_sums<D> *sums)
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        sums->m[r] = -INFINITY;
+        sums->l[r] = 0.0f;
+    }
+#pragma unroll
+    for (int n = 0; n < D / 8; n++)
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            sums->acc[n][e] = 0.0f;
+}
+
+/* scores = q k^T of the warp's rows and the step's positions. */
+template <int D, int M>
+static __device__ __forceinline__ void tile_scores(const unsigned char *q, const unsigned char *k,
+                                                   int lane, float scores[M][STEP / 8][4])
+{
+    constexpr int row_bytes = attention_row<D>::BYTES;
+#pragma unroll
+    for (int f = 0; f < M; f++)
+#pragma unroll
+        for (int n = 0; n < STEP / 8; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                scores[f][n][e] = 0.0f;
+#pragma unroll
+    for (int i = 0; i < D / 16; i++) {
+        uint32_t left[M][4];
+#pragma unroll
+        for (int f = 0; f < M; f++)
+            cuda_ldmatrix_x4(left[f],
+                             q + (f * 16 + lane % 16) * row_bytes + i * 32 + lane / 16 * 16);
+#pragma unroll
+        for (int n = 0; n < STEP / 16; n++) {
+            uint32_t right[4];
+            attention_keys_load(right, k + n * 16 * row_bytes + i * 32, row_bytes, lane);
+#pragma unroll
+            for (int f = 0; f < M; f++) {
+                cuda_mma_bf16(scores[f][2 * n], left[f], right);
+                cuda_mma_bf16(scores[f][2 * n + 1], left[f], right + 2);
+            }
+        }
+    }
+}
+
+/* acc = acc * factor + p v, the product from zero. */
+template <int D, int M>
+static __device__ __forceinline__ void
+tile_values(const unsigned char *v, int lane, const uint32_t p[M][STEP / 16][4],
+            const float factor[M][2], struct tile_sums<D> sums[M])
+{
+    constexpr int row_bytes = attention_row<D>::BYTES;
+#pragma unroll
+    for (int i = 0; i < D / 16; i++) {
+        float product[M][2][4] = {};
+#pragma unroll
+        for (int n = 0; n < STEP / 16; n++) {
+            uint32_t right[4];
+            attention_values_load(right, v + n * 16 * row_bytes + i * 32, row_bytes, lane);
+#pragma unroll
+            for (int f = 0; f < M; f++) {
+                cuda_mma_bf16(product[f][0], p[f][n], right);
+                cuda_mma_bf16(product[f][1], p[f][n], right + 2);
+            }
+        }
+#pragma unroll
+        for (int f = 0; f < M; f++)
+#pragma unroll
+            for (int n = 0; n < 2; n++)
+#pragma unroll
+                for (int e = 0; e < 4; e++)
+                    sums[f].acc[2 * i + n][e] =
+                        fmaf(sums[f].acc[2 * i + n][e], factor[f][e / 2], product[f][n][e]);
+    }
+}
+
+/* Maxima, weights and their sums; factor[] is what the sums before count for from here on. */
+template <int D, int M>
+static __device__ __forceinline__ void tile_softmax(const struct cuda_attention_args &a,
+                                                    int32_t first_position, int32_t first_row,
+                                                    int lane, float scores[M][STEP / 8][4],
+                                                    struct tile_sums<D> sums[M], float factor[M][2])
+{
+#pragma unroll
+    for (int f = 0; f < M; f++) {
+        const int32_t row[2] = {first_row + f * 16 + lane / 4, first_row + f * 16 + lane / 4 + 8};
+        if (first_position + STEP - 1 > first_row + f * 16)
+            attention_mask(scores[f], first_position, row, lane);
+        float largest[2], sum[2];
+        attention_largest(scores[f], largest);
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            const float m = fmaxf(sums[f].m[r], largest[r]);
+            factor[f][r] = attention_factor(sums[f].m[r], m, a.scale);
+            sums[f].m[r] = m;
+        }
+        attention_weights(scores[f], sums[f].m, a.scale, sum);
+#pragma unroll
+        for (int r = 0; r < 2; r++)
+            sums[f].l[r] = fmaf(sums[f].l[r], factor[f][r], sum[r]);
+    }
+}
+
+/* The piece in `sums` is complete: it goes to `all`, and the next begins. */
+template <int D>
+static __device__ __forceinline__ void tile_add_piece(const struct cuda_attention_args &a,
+                                                      struct tile_sums<D> *sums,
+                                                      struct tile_sums<D> *all)
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const struct attention_merge merge = attention_merge_of(all->m[r], sums->m[r], a.scale);
+        all->m[r] = merge.m;
+        all->l[r] = attention_merged(merge, all->l[r], sums->l[r]);
+#pragma unroll
+        for (int n = 0; n < D / 8; n++)
+#pragma unroll
+            for (int e = 2 * r; e < 2 * r + 2; e++)
+                all->acc[n][e] = attention_merged(merge, all->acc[n][e], sums->acc[n][e]);
+    }
+    tile_sums_clear<D>(sums);
+}
+
+/* acc / l of the rows that are there, for the first of them at `first`. */
+template <int D>
+static __device__ __forceinline__ void
+tile_write(const struct cuda_attention_args &a, const struct cuda_attention_item &item, int head,
+           int first, int lane, const struct tile_sums<D> &sums)
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const int row = first + lane / 4 + 8 * r;
+        if (row >= item.n_rows)
+            continue;
+        uint16_t *to = a.out +
+                       ((size_t)(item.first_row + row) * (size_t)a.n_heads + (size_t)head) * D +
+                       lane % 4 * 2;
+#pragma unroll
+        for (int n = 0; n < D / 8; n++)
+            *(uint32_t *)(to + n * 8) = cuda_bf16x2_pack(sums.acc[n][2 * r] / sums.l[r],
+                                                         sums.acc[n][2 * r + 1] / sums.l[r]);
+    }
+}
+
+template <int D, int M, bool IS_DETERMINISTIC>
+__global__ void __launch_bounds__(THREADS, (tile_shape<D, M, IS_DETERMINISTIC>::BLOCKS))
+    attention_tile_kernel(struct cuda_attention_args a)
+{
+    typedef tile_shape<D, M, IS_DETERMINISTIC> shape;
+    CUDA_SHARED(shared);
+    const struct cuda_batch &b = *a.batch;
+    const int head = (int)blockIdx.x % a.n_heads, at = (int)blockIdx.x / a.n_heads;
+    if (at >= b.n_tile_items)
+        return;
+    const struct cuda_attention_item item = b.tile_items[at];
+    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
+    const int kv_head = head / (a.n_heads / a.n_kv_heads);
+    unsigned char *q = shared, *k = q + shape::ROWS * shape::ROW_BYTES,
+                  *v = k + STEP * shape::ROW_BYTES;
+    uint32_t *rows = (uint32_t *)(v + STEP * shape::ROW_BYTES); /* [2][STEP] of even, odd steps */
+    const int32_t n_positions = item.first_position + item.n_rows;
+    const int n_steps = (n_positions + STEP - 1) / STEP;
+    const int first = warp * 16 * M; /* the warp's rows of the tile */
+    const int32_t first_row = item.first_position + first;
+    /* Behind its last row a warp has nothing to see. */
+    const int32_t warp_end = first >= item.n_rows ? 0 : first_row + 16 * M;
+    struct tile_sums<D> sums[M], all;
+#pragma unroll
+    for (int f = 0; f < M; f++)
+        tile_sums_clear<D>(&sums[f]);
+    if (IS_DETERMINISTIC)
+        tile_sums_clear<D>(&all);
+    if (threadIdx.x < STEP)
+        rows[threadIdx.x] = tile_lookup(a, b, item, kv_head, 0);
+    __syncthreads();
+    tile_copy_queries<D, shape::ROWS>(a, item, head, q);
+    tile_copy<D>(a, rows, 0, k);
+    cuda_copy_commit();
+    for (int step = 0; step < n_steps; step++) {
+        const uint32_t *now = rows + step % 2 * STEP;
+        const bool is_seen = step * STEP < warp_end;
+        uint32_t p[M][STEP / 16][4];
+        float factor[M][2];
+        cuda_copy_wait<0>();
+        __syncthreads(); /* K is there; V of the step before has been read */
+        tile_copy<D>(a, now, (uint32_t)a.blocks.size, v);
+        cuda_copy_commit();
+        if (threadIdx.x < STEP && step + 1 < n_steps)
+            rows[(step + 1) % 2 * STEP + (int)threadIdx.x] =
+                tile_lookup(a, b, item, kv_head, step + 1);
+        float scores[M][STEP / 8][4];
+        if (is_seen)
+            tile_scores<D, M>(q + first * shape::ROW_BYTES, k, lane, scores);
+        cuda_copy_wait<0>();
+        __syncthreads(); /* V is there; K has been read */
+        if (step + 1 < n_steps) {
+            tile_copy<D>(a, rows + (step + 1) % 2 * STEP, 0, k);
+            cuda_copy_commit();
+        }
+        if (!is_seen)
+            continue;
+        tile_softmax<D, M>(a, step * STEP, first_row, lane, scores, sums, factor);
+#pragma unroll
+        for (int f = 0; f < M; f++)
+#pragma unroll
+            for (int n = 0; n < STEP / 16; n++)
+                attention_weights_pack(p[f][n], scores[f] + 2 * n);
+        tile_values<D, M>(v, lane, p, factor, sums);
+        if (IS_DETERMINISTIC && (step + 1) * STEP % ATTENTION_PIECE == 0)
+            tile_add_piece<D>(a, &sums[0], &all);
+    }
+    if constexpr (IS_DETERMINISTIC) {
+        tile_add_piece<D>(a, &sums[0], &all);
+        tile_write<D>(a, item, head, first, lane, all);
+    } else {
+#pragma unroll
+        for (int f = 0; f < M; f++)
+            tile_write<D>(a, item, head, first + f * 16, lane, sums[f]);
+    }
+}
+
+/* ---- host ----------------------------------------------------------------------------------- */
+
+/* One instance; none (M = 0) is nothing to launch. */
+template <int D, int M, bool IS_DETERMINISTIC> struct tile_instance {
+    typedef tile_shape<D, M, IS_DETERMINISTIC> shape;
+    static size_t shared_bytes()
+    {
+        return shape::SHARED;
+    }
+    static cudaError_t prepare()
+    {
+        return cuda_allow_shared(attention_tile_kernel<D, M, IS_DETERMINISTIC>, shape::SHARED);
+    }
+    static cudaError_t launch(const struct cuda_attention_args *a, int max_items,
+                              cudaStream_t stream)
+    {
+        return CUDA_LAUNCH((attention_tile_kernel<D, M, IS_DETERMINISTIC>),
+                           dim3((unsigned)(max_items * a->n_heads)), dim3(THREADS), shape::SHARED,
+                           stream, *a);
+    }
+};
+template <int D, bool IS_DETERMINISTIC> struct tile_instance<D, 0, IS_DETERMINISTIC> {
+    static size_t shared_bytes()
+    {
+        return 0;
+    }
+    static cudaError_t prepare()
+    {
+        return cudaErrorInvalidValue;
+    }
+    static cudaError_t launch(const struct cuda_attention_args *, int, cudaStream_t)
+    {
+        return cudaErrorInvalidValue;
+    }
+};
+template <int D, bool IS_DETERMINISTIC> struct tile_of {
+    static constexpr int M = tile_fragments<D, IS_DETERMINISTIC>();
+    static constexpr int ROWS = 16 * M * WARPS;
+    typedef tile_instance<D, M, IS_DETERMINISTIC> instance;
+};
+
+/* return tile_of<head_dim, is_deterministic>::what */
+#define TILE_CASE(D, WHAT)                                                                         \
+    if (head_dim == D)                                                                             \
+        return is_deterministic ? tile_of<D, true>::WHAT : tile_of<D, false>::WHAT;
+
+extern "C" int cuda_attention_tile_rows(int head_dim, bool is_deterministic)
+{
+#define ROWS_CASE(D) TILE_CASE(D, ROWS)
+    ATTENTION_HEAD_DIMS(ROWS_CASE)
+#undef ROWS_CASE
+    return 0;
+}
+
+extern "C" size_t cuda_attention_tile_shared(int head_dim, bool is_deterministic)
+{
+#define SHARED_CASE(D) TILE_CASE(D, instance::shared_bytes())
+    ATTENTION_HEAD_DIMS(SHARED_CASE)
+#undef SHARED_CASE
+    return 0;
+}
+
+extern "C" cudaError_t cuda_attention_tile_prepare(int head_dim, bool is_deterministic)
+{
+#define PREPARE_CASE(D) TILE_CASE(D, instance::prepare())
+    ATTENTION_HEAD_DIMS(PREPARE_CASE)
+#undef PREPARE_CASE
+    return cudaErrorInvalidValue;
+}
+
+extern "C" cudaError_t cuda_attention_tile(const struct cuda_attention_args *a, int head_dim,
+                                           bool is_deterministic, int max_items,
+                                           cudaStream_t stream)
+{
+#define LAUNCH_CASE(D) TILE_CASE(D, instance::launch(a, max_items, stream))
+    ATTENTION_HEAD_DIMS(LAUNCH_CASE)
+#undef LAUNCH_CASE
+    return cudaErrorInvalidValue;
+}
