@@ -1,24 +1,23 @@
-/* Stands in for the backend "cuda" in a build without CUDA: says so. */
-#ifndef CAROUSEL_CUDA
-#include "kernels/kernels.h"
+/* Stands for the CUDA backend in a build without it. */
 #include "kernels/kernels_ops.h"
+
+static enum status cuda_none_refuse(struct err *err)
+{
+    return err_set(err, STATUS_UNSUPPORTED,
+                   "this build has no backend 'cuda': it was made without nvcc, or with CUDA=no; "
+                   "use --backend cpu");
+}
 
 int kernels_cuda_devices(void)
 {
     return 0;
 }
 
-static enum status refuse(struct err *err)
-{
-    return err_set(err, STATUS_UNSUPPORTED,
-                   "this build has no backend 'cuda': it was made without nvcc; use --backend cpu");
-}
-
 enum status kernels_cuda_device(int device, struct kernels_device *out, struct err *err)
 {
     (void)device;
     (void)out;
-    return refuse(err);
+    return cuda_none_refuse(err);
 }
 
 enum status kernels_cuda_create(const struct kernels_options *options, struct kernels **out,
@@ -26,8 +25,5 @@ enum status kernels_cuda_create(const struct kernels_options *options, struct ke
 {
     (void)options;
     (void)out;
-    return refuse(err);
+    return cuda_none_refuse(err);
 }
-#else
-extern const int cuda_none_is_empty; /* an empty file is no C */
-#endif

@@ -223,5 +223,6 @@ enum status kernels_record_end(struct kernels_stream *s, uint64_t key, struct er
 
 enum status kernels_replay(struct kernels_stream *s, uint64_t key, bool *is_done, struct err *err)
 {
+    *is_done = false;
     return s->kernels->ops->replay(s, key, is_done, err);
 }

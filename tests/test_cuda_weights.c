@@ -267,7 +267,8 @@ static void test_cuda_weights_failed_copy_is_told(void **state)
     struct kernels_weight got = {0};
     emulator_fail_run(cudaErrorIllegalAddress);
     cuda_must(kernels_weight_load(k, &a.weight, &got, &err), &err);
-    cuda_must_fail(kernels_weights_ready(k, &err), STATUS_INTERNAL, &err, "copy");
+    cuda_must_fail(kernels_weights_ready(k, &err), STATUS_INTERNAL, &err,
+                   "cudaErrorIllegalAddress");
     emulator_revive();
     kernels_weight_unload(k, &got);
     cuda_must(kernels_weight_load(k, &a.weight, &got, &err), &err);

@@ -1,16 +1,18 @@
 /* What a batch decides: exits, tokens, and sequences that fail alone. */
 #include "tests/replica_world.h"
 
-/* A NaN in token 5's embedding fails who reads it, and nobody else: not in its batch, not later in
- * its blocks. */
-static void test_replica_nan_fails_its_own_sequence(void **state)
+static void break_embed(struct tiny_model *m)
 {
-    (void)state;
+    tiny_set(&m->checkpoint.weights.embed, 5, 3, NAN);
+}
+
+static void check_nan(const struct kind *kind)
+{
     static struct world w;
     enum { N = 11 };
     static float alone[4 * N * 24], beside[4 * N * 24];
-    world_open(&w, &OURO, DTYPE_F32, 2);
-    tiny_set(&w.model->checkpoint.weights.embed, 5, 3, NAN);
+    if (!world_open_on(&w, kind, 2, break_embed))
+        return;
     struct sequence_state *good = add(&w, 0, N, 11), *bad = add(&w, 1, N, 12);
     for (int p = 0; p < N; p++) {
         good->ids[p] += good->ids[p] == 5;
@@ -33,19 +35,36 @@ static void test_replica_nan_fails_its_own_sequence(void **state)
     world_close(&w);
 }
 
+/* A NaN in token 5's embedding fails who reads it, and nobody else: not in its batch, not later in
+ * its blocks. */
+static void test_replica_nan_fails_its_own_sequence(void **state)
+{
+    (void)state;
+    check_nan(&ON_CPU);
+    check_nan(&ON_GPU);
+}
+
+static void break_head(struct tiny_model *m)
+{
+    tiny_set(&m->checkpoint.weights.head, VOCAB - 1, 0, NAN);
+}
+
 static void test_replica_nan_in_the_head_fails_at_the_exit(void **state)
 {
     (void)state;
     static struct world w;
-    world_open(&w, &OURO, DTYPE_F32, 1);
-    tiny_set(&w.model->checkpoint.weights.head, VOCAB - 1, 0, NAN);
-    add(&w, 0, 5, 11);
-    for (int t = 1; t <= 4; t++) {
-        run(&w, &(struct piece){0, t, 0, 5, true}, 1);
-        assert_int_equal(w.outcomes[0].failure, t < 4 ? STATUS_OK : STATUS_CORRUPT);
+    const struct kind *const kinds[] = {&ON_CPU, &ON_GPU};
+    for (int k = 0; k < 2; k++) {
+        if (!world_open_on(&w, kinds[k], 1, break_head))
+            return;
+        add(&w, 0, 5, 11);
+        for (int t = 1; t <= 4; t++) {
+            run(&w, &(struct piece){0, t, 0, 5, true}, 1);
+            assert_int_equal(w.outcomes[0].failure, t < 4 ? STATUS_OK : STATUS_CORRUPT);
+        }
+        assert_false(w.outcomes[0].is_exit);
+        world_close(&w);
     }
-    assert_false(w.outcomes[0].is_exit);
-    world_close(&w);
 }
 
 /* Every q: exit loop and token are those of the reference that computes everything. */
@@ -91,16 +110,15 @@ static void test_replica_exits_where_the_rule_says(void **state)
     world_close(&w);
 }
 
-/* More exits than one pass of the head takes; half of them sampled. */
-static void test_replica_many_exits_equal_single_ones(void **state)
+static void check_many_exits(const struct kind *kind)
 {
-    (void)state;
     static struct world w;
     enum { N_EXITS = 70 };
     int32_t ids[N_EXITS];
     struct piece pieces[N_EXITS];
     int n_different = 0;
-    world_open(&w, &OURO, DTYPE_F32, 2);
+    if (!world_open_on(&w, kind, 2, NULL))
+        return;
     for (int i = 0; i < N_EXITS; i++) {
         struct sequence_params *p = &add(&w, i, 1, (uint64_t)i)->params;
         p->max_loops = 1;
@@ -124,17 +142,23 @@ static void test_replica_many_exits_equal_single_ones(void **state)
     world_close(&w);
 }
 
-/* Penalties read the sequence's own tokens through its own blocks, beside another history in the
- * batch. */
-static void test_replica_history_reaches_the_sampler(void **state)
+/* More exits than one pass of the head takes; half of them sampled. */
+static void test_replica_many_exits_equal_single_ones(void **state)
 {
     (void)state;
+    check_many_exits(&ON_CPU);
+    check_many_exits(&ON_GPU);
+}
+
+static void check_history(const struct kind *kind, int n_seeds)
+{
     static struct world w;
     enum { N = 9 };
     const struct piece pieces[] = {{1, 1, 0, N, false}, {0, 1, 0, N, true}};
     int n_changed = 0;
-    world_open(&w, &OURO, DTYPE_F32, 1);
-    for (uint64_t seed = 0; seed < 60; seed++) {
+    if (!world_open_on(&w, kind, 1, NULL))
+        return;
+    for (uint64_t seed = 0; seed < (uint64_t)n_seeds; seed++) {
         w.next_block = w.next_slot = 0;
         struct sequence_state *s = add(&w, 0, N, seed);
         add(&w, 1, N, seed + 1000);
@@ -159,9 +183,23 @@ static void test_replica_history_reaches_the_sampler(void **state)
         }
         assert_int_equal(w.outcomes[1].token.id, expected);
         n_changed += expected != o->top_ids[0];
+        /* Unobserved a device keeps the batch, and lends the host these logits only. */
+        s->params.observe_top = 0;
+        s->exit = (struct exit_state){.survival = 1};
+        run(&w, pieces, 2);
+        assert_int_equal(w.outcomes[1].token.id, expected);
     }
-    assert_true(n_changed >= 5);
+    assert_true(n_changed * 12 >= n_seeds);
     world_close(&w);
+}
+
+/* Penalties read the sequence's own tokens through its own blocks, beside another history in the
+ * batch. */
+static void test_replica_history_reaches_the_sampler(void **state)
+{
+    (void)state;
+    check_history(&ON_CPU, 60);
+    check_history(&ON_GPU, 24);
 }
 
 int main(void)

@@ -29,16 +29,14 @@ static size_t carved_bytes(size_t n_floats)
     return (n_floats * sizeof(float) + CARVE_BYTES - 1) / CARVE_BYTES * CARVE_BYTES;
 }
 
-/* Activations of the block, then lambda, head rows and logits; room for fp32 activations, so that
- * one plan serves any backend. */
-static enum status workspace_bytes(const struct model_config *model, uint32_t max_rows,
-                                   size_t *bytes, struct err *err)
+/* Activations of the block, then lambda, and head rows and logits of `group` rows. */
+static enum status workspace_bytes(const struct model_config *model, enum dtype activation,
+                                   uint32_t max_rows, size_t group, size_t *bytes, struct err *err)
 {
     size_t block;
-    enum status st = block_workspace_bytes(model, DTYPE_F32, max_rows, &block, err);
+    enum status st = block_workspace_bytes(model, activation, max_rows, &block, err);
     if (st != STATUS_OK)
         return st;
-    size_t group = replica_head_group(model, max_rows);
     *bytes = block + carved_bytes(max_rows) + carved_bytes(group * (size_t)model->d_model) +
              carved_bytes(group * (size_t)model->vocab_size);
     return STATUS_OK;
@@ -68,7 +66,9 @@ enum status replica_plan(const struct model_config *model, const struct replica_
     if (n > (uint64_t)INT32_MAX / config->block_size) /* slots and blocks are int32 in a batch */
         n = (uint64_t)INT32_MAX / config->block_size;
     size_t workspace;
-    enum status st = workspace_bytes(model, config->max_batch_rows, &workspace, err);
+    enum status st =
+        workspace_bytes(model, DTYPE_F32, config->max_batch_rows,
+                        replica_head_group(model, config->max_batch_rows), &workspace, err);
     if (st != STATUS_OK)
         return st;
     *out = (struct replica_geometry){
@@ -100,6 +100,20 @@ static enum status load_weights(struct replica *r, const struct checkpoint *chec
     return st == STATUS_OK ? kernels_weights_ready(r->kernels, err) : st;
 }
 
+/* Rows of the head at once: by groups on the host, all of a batch on a device. */
+static size_t head_room(const struct replica *r)
+{
+    const uint32_t n = r->device != NULL ? replica_device_heads(r) : 0;
+    return n > r->head_group ? n : r->head_group;
+}
+
+/* The same for the replica as it is, with the type its backend computes in. */
+static enum status own_workspace_bytes(const struct replica *r, size_t *bytes, struct err *err)
+{
+    return workspace_bytes(&r->model, kernels_activation_dtype(r->kernels),
+                           r->config.max_batch_rows, head_room(r), bytes, err);
+}
+
 /* On a device, where the weights are by now, looks how much is left for KV. */
 static enum status size_pool(struct replica *r, const struct replica_config *config,
                              struct err *err)
@@ -108,7 +122,9 @@ static enum status size_pool(struct replica *r, const struct replica_config *con
     size_t workspace;
     enum status st = kernels_device_memory(r->kernels, &memory, err);
     if (st == STATUS_OK && memory.total_bytes > 0) {
-        st = workspace_bytes(&r->model, config->max_batch_rows, &workspace, err);
+        st = own_workspace_bytes(r, &workspace, err);
+        if (st != STATUS_OK)
+            return st;
         const struct kv_sizing sizing = {
             .total_bytes = memory.total_bytes,
             .free_bytes = memory.free_bytes,
@@ -118,8 +134,7 @@ static enum status size_pool(struct replica *r, const struct replica_config *con
             .fraction = config->gpu_memory_fraction,
             .n_sharing = config->n_sharing,
         };
-        if (st == STATUS_OK)
-            st = kv_sizing_choose(&sizing, &r->config.kv_bytes, err);
+        st = kv_sizing_choose(&sizing, &r->config.kv_bytes, err);
     }
     return st == STATUS_OK ? replica_plan(&r->model, &r->config, &r->geometry, err) : st;
 }
@@ -128,9 +143,13 @@ static enum status reserve_device(struct replica *r, struct err *err)
 {
     const struct model_config *m = &r->model;
     struct replica_geometry *g = &r->geometry;
-    enum status st =
-        kernels_kv_create(r->kernels, r->config.kv_dtype, (int)g->n_blocks, (int)g->block_size,
-                          m->n_layers, m->n_kv_heads, m->head_dim, &r->kv, err);
+    size_t bytes;
+    enum status st = own_workspace_bytes(r, &bytes, err);
+    if (st != STATUS_OK)
+        return st;
+    g->workspace_bytes = bytes;
+    st = kernels_kv_create(r->kernels, r->config.kv_dtype, (int)g->n_blocks, (int)g->block_size,
+                           m->n_layers, m->n_kv_heads, m->head_dim, &r->kv, err);
     if (st == STATUS_OK)
         st = kernels_alloc(r->kernels, g->row_bytes, false, &r->store, err);
     if (st == STATUS_OK)
@@ -151,7 +170,7 @@ static enum status reserve_device(struct replica *r, struct err *err)
     r->lambda = (float *)(void *)at;
     at += carved_bytes(r->config.max_batch_rows);
     r->head_rows = at;
-    at += carved_bytes(r->head_group * (size_t)m->d_model);
+    at += carved_bytes(head_room(r) * (size_t)m->d_model);
     r->logits = (float *)(void *)at;
     return STATUS_OK;
 }
@@ -172,6 +191,7 @@ static enum status reserve_stream(struct replica *r, struct err *err)
         .n_heads = m->n_heads,
         .n_kv_heads = m->n_kv_heads,
         .head_dim = m->head_dim,
+        .n_wanted_logits = r->device != NULL ? (int32_t)replica_device_wanted(r) : 0,
     };
     return kernels_stream_reserve(r->compute, &limits, err);
 }
@@ -222,6 +242,8 @@ enum status replica_create(const struct checkpoint *checkpoint, const struct rep
         st = kernels_stream_create(r->kernels, "rows", &r->rows, err);
     if (st == STATUS_OK)
         st = load_weights(r, checkpoint, err);
+    if (st == STATUS_OK && kernels_has_finish(r->kernels))
+        st = replica_device_create(r, err);
     if (st == STATUS_OK)
         st = size_pool(r, config, err);
     if (st == STATUS_OK)
@@ -265,6 +287,7 @@ void replica_destroy(struct replica *r)
         unload_weights(r);
         replica_leave_kernels(r);
     }
+    replica_device_destroy(r);
     replica_timed_destroy(r);
     sampler_destroy(r->sampler);
     free(r->select_ids);

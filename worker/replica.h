@@ -92,8 +92,9 @@ enum status replica_collect(struct replica *r, struct batch_result *result, stru
 enum status replica_run(struct replica *r, const struct batch *batch, struct batch_result *result,
                         struct err *err);
 
-/* a and b of `a + b * rows`: from one layer at 1 row and at 32 rows, times the layers; well under a
- * second on any model. */
+/* a and b of `a + b * rows`: from one layer at 1 row and at 32 rows, times the layers; on a device
+ * from whole batches of 1 row and of up to 512. Well under a second on any model; before the first
+ * sequence, whose KV and rows it may write over. */
 enum status replica_calibrate(struct replica *r, uint64_t *batch_ns, uint64_t *row_ns,
                               struct err *err);
 /* Writes small values over the whole KV pool, so that reading it is reading memory: pages nobody

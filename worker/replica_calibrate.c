@@ -3,6 +3,7 @@
 
 #include "cluster/host.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 enum { N_REPEATS = 3, MANY_ROWS = 32, FILL_BYTES = 64 * 1024 };
@@ -50,16 +51,92 @@ static enum status time_layer(struct replica *r, int layer, uint32_t n, uint64_t
     return st;
 }
 
-enum status replica_calibrate(struct replica *r, uint64_t *batch_ns, uint64_t *row_ns,
+/* ---- on a device ------------------------------------------------------------------------------
+ *
+ * Whole batches, as they will run: one layer is over before the clock has seen anything, and what a
+ * row costs shows at hundreds of rows only. */
+
+enum { MANY_DEVICE_ROWS = 512 };
+
+/* A batch of one-row segments, each with a block of its own. */
+struct calibrate_batch {
+    struct batch b;
+    struct batch_result result;
+    struct sequence_params params;
+};
+
+static void free_batch(struct calibrate_batch *c)
+{
+    free(c->b.segments);
+    free(c->b.geometry);
+    free(c->b.block_table);
+    free(c->b.slots);
+    free(c->b.ids);
+    free(c->result.outcomes);
+}
+
+static enum status make_batch(const struct replica *r, uint32_t n, struct calibrate_batch *c,
                               struct err *err)
 {
-    if (r->timed != NULL) {
-        replica_timed_knee(r, batch_ns, row_ns);
-        return STATUS_OK;
+    sequence_params_init(&c->params);
+    c->b.block_size = (int32_t)r->geometry.block_size;
+    c->b.segments = calloc(n, sizeof *c->b.segments);
+    c->b.geometry = calloc(n, sizeof *c->b.geometry);
+    c->b.block_table = calloc(n, sizeof *c->b.block_table);
+    c->b.slots = calloc(n, sizeof *c->b.slots);
+    c->b.ids = calloc(n, sizeof *c->b.ids);
+    c->result.outcomes = calloc(n, sizeof *c->result.outcomes);
+    if (c->b.segments == NULL || c->b.geometry == NULL || c->b.block_table == NULL ||
+        c->b.slots == NULL || c->b.ids == NULL || c->result.outcomes == NULL)
+        return err_set(err, STATUS_NO_MEMORY, "no memory for a batch of %u rows", n);
+    for (uint32_t i = 0; i < n; i++) {
+        c->b.segments[i] = (struct batch_segment){.params = &c->params, .loop = 1};
+        c->b.geometry[i] = (struct kernels_segment){
+            .first_row = (int32_t)i, .n_rows = 1, .first_block = (int32_t)i, .n_blocks = 1};
+        c->b.block_table[i] = (int32_t)i;
+        c->b.slots[i] = (int32_t)i;
+        c->b.ids[i] = (int32_t)i % r->model.vocab_size;
     }
-    uint32_t many = r->config.max_batch_rows < MANY_ROWS ? r->config.max_batch_rows : MANY_ROWS;
-    if (many > r->geometry.n_slots)
-        many = r->geometry.n_slots;
+    return STATUS_OK;
+}
+
+/* The median of some runs, after one that records it. */
+static enum status time_batch(struct replica *r, uint32_t n, struct calibrate_batch *c,
+                              uint64_t *took_ns, struct err *err)
+{
+    uint64_t ns[N_REPEATS + 1];
+    enum status st = STATUS_OK;
+    c->b.n_rows = c->b.n_segments = n;
+    for (int i = 0; i <= N_REPEATS && st == STATUS_OK; i++) {
+        uint64_t start_ns = host_now_ns();
+        st = replica_run(r, &c->b, &c->result, err);
+        ns[i] = host_now_ns() - start_ns;
+    }
+    if (st == STATUS_OK)
+        *took_ns = median3(ns[1], ns[2], ns[3]);
+    return st;
+}
+
+static enum status time_device(struct replica *r, uint32_t many, uint64_t *one_ns,
+                               uint64_t *many_ns, struct err *err)
+{
+    struct calibrate_batch c = {0};
+    enum status st = make_batch(r, many, &c, err);
+    if (st == STATUS_OK)
+        st = time_batch(r, 1, &c, one_ns, err);
+    if (st == STATUS_OK)
+        st = time_batch(r, many, &c, many_ns, err);
+    free_batch(&c);
+    return st;
+}
+
+/* ---- both -------------------------------------------------------------------------------------
+ */
+
+/* All layers at one row and at many, on the CPU: one layer, times their number. */
+static enum status time_host(struct replica *r, uint32_t many, uint64_t *one, uint64_t *all,
+                             struct err *err)
+{
     uint64_t one_ns[N_REPEATS], many_ns[N_REPEATS];
     enum status st = STATUS_OK;
     for (int i = 0; i < N_REPEATS && st == STATUS_OK; i++) {
@@ -74,15 +151,35 @@ enum status replica_calibrate(struct replica *r, uint64_t *batch_ns, uint64_t *r
     }
     if (st != STATUS_OK)
         return st;
-    uint64_t one = median3(one_ns[0], one_ns[1], one_ns[2]);
-    uint64_t all = median3(many_ns[0], many_ns[1], many_ns[2]);
-    uint64_t n_layers = (uint64_t)r->model.n_layers;
-    uint64_t row = many > 1 && all > one ? (all - one) * n_layers / (many - 1) : 0;
+    const uint64_t n_layers = (uint64_t)r->model.n_layers;
+    *one = median3(one_ns[0], one_ns[1], one_ns[2]) * n_layers;
+    *all = median3(many_ns[0], many_ns[1], many_ns[2]) * n_layers;
+    return STATUS_OK;
+}
+
+enum status replica_calibrate(struct replica *r, uint64_t *batch_ns, uint64_t *row_ns,
+                              struct err *err)
+{
+    if (r->timed != NULL) {
+        replica_timed_knee(r, batch_ns, row_ns);
+        return STATUS_OK;
+    }
+    const bool is_device = r->device != NULL;
+    uint32_t many = is_device ? MANY_DEVICE_ROWS : MANY_ROWS;
+    const uint32_t bounds[] = {r->config.max_batch_rows, r->geometry.n_slots,
+                               is_device ? r->geometry.n_blocks : many};
+    for (int i = 0; i < 3; i++)
+        many = many < bounds[i] ? many : bounds[i];
+    uint64_t one, all;
+    enum status st =
+        is_device ? time_device(r, many, &one, &all, err) : time_host(r, many, &one, &all, err);
+    if (st != STATUS_OK)
+        return st;
+    uint64_t row = many > 1 && all > one ? (all - one) / (many - 1) : 0;
     if (row == 0)
         row = 1;
-    uint64_t total = one * n_layers;
     *row_ns = row;
-    *batch_ns = total > row ? total - row : 0;
+    *batch_ns = one > row ? one - row : 0;
     return STATUS_OK;
 }
 

@@ -5,6 +5,7 @@
 #include "worker/block.h"
 #include "worker/replica.h"
 #include "worker/sampler.h"
+#include "worker/sampler_parts.h"
 
 #include <stdatomic.h>
 #include <stddef.h>
@@ -24,6 +25,13 @@ struct replica_observations {
 };
 
 struct replica_memory; /* replica_memory.c */
+struct replica_device; /* replica_device.c */
+
+/* A batch that was submitted. */
+struct replica_pending {
+    const struct batch *batch;
+    bool is_waiting; /* nothing of it is queued yet: collect runs it */
+};
 
 struct replica {
     struct replica_config config;
@@ -47,7 +55,7 @@ struct replica {
 
     /* Batches submitted and not collected: batch number i in pending[i % KERNELS_MAX_IN_FLIGHT].
      * The driver counts what it submits, the compute thread what it collects. */
-    const struct batch *pending[KERNELS_MAX_IN_FLIGHT];
+    struct replica_pending pending[KERNELS_MAX_IN_FLIGHT];
     struct kernels_batch bound[KERNELS_MAX_IN_FLIGHT]; /* the same as the kernels take it */
     atomic_uint n_submitted, n_collected;
 
@@ -62,8 +70,40 @@ struct replica {
     float *host_logits;    /* [head_group, V] */
     struct replica_observations observations;
 
-    struct replica_timed *timed; /* backend "timed": then nothing of the above is there */
+    struct replica_device *device; /* NULL: the host decides exits and draws */
+    struct replica_timed *timed;   /* backend "timed": then nothing of the above is there */
 };
+
+/* ---- replica_run.c -------------------------------------------------------------------------- */
+
+/* A whole batch, which nothing else on the stream may overlap. */
+enum status replica_run_on_host(struct replica *r, const struct batch *batch,
+                                struct batch_result *result, struct err *err);
+/* Draws the token of a segment that exits; o->failure says when that cannot be. */
+void replica_sample(struct replica *r, const struct batch *b, uint32_t i_segment,
+                    const float *logits, struct batch_outcome *o);
+/* Whose token it is, where it stands and which loop it left from. */
+void replica_name_token(const struct batch *b, uint32_t i_segment, struct batch_outcome *o);
+
+/* ---- replica_device.c: where kernels_has_finish -----------------------------------------------
+ */
+
+/* What is taken is given back by replica_device_destroy, after a failure, too. */
+enum status replica_device_create(struct replica *r, struct err *err);
+void replica_device_destroy(struct replica *r);
+/* Rows that may go through the head in one batch, and of those the ones whose logits may come to
+ * the host. */
+uint32_t replica_device_heads(const struct replica *r);
+uint32_t replica_device_wanted(const struct replica *r);
+/* False for a batch that needs the host between its operations: with observed rows, or more exits
+ * or adjusted logits than there is room for. */
+bool replica_device_takes(const struct replica *r, const struct batch *b);
+/* Queues all of a batch, and marks its end. */
+enum status replica_device_submit(struct replica *r, const struct batch *b, int flight,
+                                  struct err *err);
+/* Waits for it. */
+enum status replica_device_collect(struct replica *r, const struct batch *b, int flight,
+                                   struct batch_result *result, struct err *err);
 
 /* ---- replica_observe.c ---------------------------------------------------------------------- */
 

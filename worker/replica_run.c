@@ -1,4 +1,4 @@
-/* Runs one batch: rows in, the block, gate, exits, head, sampler, observations. */
+/* Runs one batch operation by operation, deciding and drawing on the host: any backend can. */
 #include "worker/replica_parts.h"
 
 #include "cluster/host.h"
@@ -19,26 +19,6 @@ static int32_t first_wanted(const struct batch_segment *segment, const struct ke
 {
     int32_t first = replica_first_observed(segment, g);
     return wants_last && first > last_row(g) ? last_row(g) : first;
-}
-
-/* Our own mistakes, found before they reach memory; the kernels check shapes and block tables. */
-static enum status check_batch(const struct replica *r, const struct batch *b, struct err *err)
-{
-    if (b->n_rows == 0 || b->n_rows > r->config.max_batch_rows)
-        return err_set(err, STATUS_INTERNAL, "a batch of %u rows, room is for 1..%u", b->n_rows,
-                       r->config.max_batch_rows);
-    if (b->n_segments == 0 || b->n_segments > b->n_rows)
-        return err_set(err, STATUS_INTERNAL, "a batch of %u rows in %u segments", b->n_rows,
-                       b->n_segments);
-    for (uint32_t i = 0; i < b->n_rows; i++) {
-        if (b->slots[i] < 0 || (uint32_t)b->slots[i] >= r->geometry.n_slots)
-            return err_set(err, STATUS_INTERNAL, "row %u of a batch has slot %d of %u", i,
-                           b->slots[i], r->geometry.n_slots);
-        if (b->ids[i] < -1 || b->ids[i] >= r->model.vocab_size)
-            return err_set(err, STATUS_INTERNAL, "row %u of a batch has token id %d of %d", i,
-                           b->ids[i], r->model.vocab_size);
-    }
-    return STATUS_OK;
 }
 
 /* Rows whose gate anybody reads: live rows, and all rows of observed segments. */
@@ -130,8 +110,17 @@ static uint32_t list_heads(struct replica *r, const struct batch *b,
     return n;
 }
 
-static void sample(struct replica *r, const struct batch *b, uint32_t i_segment,
-                   const float *logits, struct batch_outcome *o)
+void replica_name_token(const struct batch *b, uint32_t i_segment, struct batch_outcome *o)
+{
+    const struct kernels_segment *g = &b->geometry[i_segment];
+    o->token.sequence = b->segments[i_segment].sequence;
+    o->token.position = (uint32_t)(g->first_position + g->n_rows);
+    o->token.exit_loop = b->segments[i_segment].loop;
+    o->token.cdf = o->exit.cdf;
+}
+
+void replica_sample(struct replica *r, const struct batch *b, uint32_t i_segment,
+                    const float *logits, struct batch_outcome *o)
 {
     const struct batch_segment *segment = &b->segments[i_segment];
     const struct kernels_segment *g = &b->geometry[i_segment];
@@ -142,10 +131,6 @@ static void sample(struct replica *r, const struct batch *b, uint32_t i_segment,
                                       .n_history = position};
     o->failure =
         sampler_sample(r->sampler, segment->params, logits, &history, position, &o->token, NULL);
-    o->token.sequence = segment->sequence;
-    o->token.position = position;
-    o->token.exit_loop = segment->loop;
-    o->token.cdf = o->exit.cdf;
 }
 
 /* Hidden states of rows [first, first + n) of the head, as they were before they were rounded for
@@ -189,15 +174,17 @@ static enum status run_heads(struct replica *r, const struct batch *b, uint32_t 
                 row >= replica_first_observed(&b->segments[segment], &b->geometry[segment]);
             if (is_observed && !replica_observe(r, b, segment, first + i, logits))
                 o->failure = STATUS_CORRUPT;
-            if (o->failure == STATUS_OK && o->is_exit && row == last_row(&b->geometry[segment]))
-                sample(r, b, segment, logits, o);
+            if (o->failure == STATUS_OK && o->is_exit && row == last_row(&b->geometry[segment])) {
+                replica_sample(r, b, segment, logits, o);
+                replica_name_token(b, segment, o);
+            }
         }
     }
     return st;
 }
 
-static enum status run_batch(struct replica *r, const struct batch *batch,
-                             struct batch_result *result, struct err *err)
+enum status replica_run_on_host(struct replica *r, const struct batch *batch,
+                                struct batch_result *result, struct err *err)
 {
     enum status st = run_block(r, batch, list_gates(r, batch), err);
     if (st != STATUS_OK)
@@ -219,49 +206,4 @@ static enum status run_batch(struct replica *r, const struct batch *batch,
     result->n_observations = r->observations.n;
     result->observations = r->observations.items;
     return STATUS_OK;
-}
-
-/* ---- submitted and collected ------------------------------------------------------------------
- */
-
-uint32_t replica_depth(const struct replica *r)
-{
-    (void)r;
-    return 1;
-}
-
-enum status replica_submit(struct replica *r, const struct batch *batch, struct err *err)
-{
-    const uint32_t n = atomic_load(&r->n_submitted);
-    if (n - atomic_load(&r->n_collected) >= KERNELS_MAX_IN_FLIGHT)
-        return err_set(err, STATUS_INTERNAL, "a batch is submitted while %d are in flight",
-                       KERNELS_MAX_IN_FLIGHT);
-    enum status st = check_batch(r, batch, err);
-    if (st != STATUS_OK)
-        return st;
-    r->pending[n % KERNELS_MAX_IN_FLIGHT] = batch;
-    atomic_store(&r->n_submitted, n + 1);
-    return STATUS_OK;
-}
-
-enum status replica_collect(struct replica *r, struct batch_result *result, struct err *err)
-{
-    const uint32_t n = atomic_load(&r->n_collected);
-    if (n == atomic_load(&r->n_submitted))
-        return err_set(err, STATUS_INTERNAL, "a batch is collected, but none was submitted");
-    const struct batch *batch = r->pending[n % KERNELS_MAX_IN_FLIGHT];
-    enum status st = STATUS_OK;
-    if (r->timed != NULL)
-        replica_timed_run(r, batch, result);
-    else
-        st = run_batch(r, batch, result, err);
-    atomic_store(&r->n_collected, n + 1);
-    return st;
-}
-
-enum status replica_run(struct replica *r, const struct batch *batch, struct batch_result *result,
-                        struct err *err)
-{
-    enum status st = replica_submit(r, batch, err);
-    return st == STATUS_OK ? replica_collect(r, result, err) : st;
 }
