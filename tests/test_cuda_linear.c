@@ -24,7 +24,7 @@ struct layer {
 static void layer_open(const struct backend *b, struct layer *l, const int *rows, int n_jobs, int k,
                        bool is_joined, uint64_t seed)
 {
-    const struct weight *sources[MAX_JOBS];
+    const struct weight *sources[MAX_JOBS] = {NULL};
     struct kernels_weight loaded[MAX_JOBS];
     struct err err = {0};
     *l = (struct layer){.n_jobs = n_jobs, .k = k};
