@@ -242,12 +242,14 @@ split_add_piece(const struct cuda_attention_args &a, const struct split_unit &u,
             sums->acc[n][2 * r] = attention_merged(merge, before.x, sums->acc[n][2 * r]);
             sums->acc[n][2 * r + 1] = attention_merged(merge, before.y, sums->acc[n][2 * r + 1]);
         }
-        if (is_end && query < u.n_queries)
+        if (is_end && query < u.n_queries) {
+            const float inverse = 1.0f / sums->l[r];
+            uint16_t *to = split_output(a, u, query, D) + lane % 4 * 2;
 #pragma unroll
             for (int n = 0; n < D / 8; n++)
-                *(uint32_t *)(split_output(a, u, query, D) + n * 8 + lane % 4 * 2) =
-                    cuda_bf16x2_pack(sums->acc[n][2 * r] / sums->l[r],
-                                     sums->acc[n][2 * r + 1] / sums->l[r]);
+                *(uint32_t *)(to + n * 8) = cuda_bf16x2_pack(sums->acc[n][2 * r] * inverse,
+                                                             sums->acc[n][2 * r + 1] * inverse);
+        }
     }
     if (is_end)
         return;
@@ -286,7 +288,7 @@ static __device__ __forceinline__ void split_combine(const struct cuda_attention
                 sum = attention_merged(merge, sum, partial[i]);
             }
         }
-        split_output(a, u, query, D)[column] = cuda_float_to_bf16(sum / l);
+        split_output(a, u, query, D)[column] = cuda_float_to_bf16(sum * (1.0f / l));
     }
 }
 
