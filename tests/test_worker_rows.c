@@ -6,7 +6,7 @@
 
 enum { D = 24, N = 13 }; /* the tiny model's width; rows of a test */
 
-static void fill(float *rows, int n, int seed)
+static void fill_rows(float *rows, int n, int seed)
 {
     for (int i = 0; i < n * D; i++)
         rows[i] = (float)(seed * 1000 + i);
@@ -30,7 +30,7 @@ static void test_worker_rows_come_and_go_in_lists_of_any_length(void **state)
     for (uint32_t cap = 1; cap <= N + 1; cap++) {
         struct worker_rows rows;
         assert_int_equal(worker_rows_create(&rows, w.replica, D, cap, NULL), STATUS_OK);
-        fill(in, N, (int)cap);
+        fill_rows(in, N, (int)cap);
         memset(out, 0xff, sizeof out);
         /* two frames in, two out */
         assert_int_equal(worker_rows_arrive(&rows, slots, 5, in, NULL), STATUS_OK);
@@ -55,8 +55,8 @@ static void test_worker_rows_keep_their_order(void **state)
     struct worker_rows rows;
     world_open(&w, &OURO, DTYPE_F32, 1);
     assert_int_equal(worker_rows_create(&rows, w.replica, D, 100, NULL), STATUS_OK);
-    fill(first, 1, 1);
-    fill(second, 1, 2);
+    fill_rows(first, 1, 1);
+    fill_rows(second, 1, 2);
     assert_int_equal(worker_rows_arrive(&rows, &slot, 1, first, NULL), STATUS_OK);
     assert_int_equal(worker_rows_leave(&rows, &slot, 1, left, NULL), STATUS_OK);
     assert_int_equal(worker_rows_arrive(&rows, &slot, 1, second, NULL), STATUS_OK);
