@@ -72,7 +72,7 @@ endif
 LIBS_ALL := $(PKG_LIBS) $(MPI_LIBS) $(CUDA_LIBS) -lm -pthread
 
 ROOMS := proto model kernels cluster worker coordinator train
-HAS_CUDA := $(if $(filter no,$(CUDA_KIND)),,$(wildcard kernels/cuda.c))
+HAS_CUDA := $(filter-out no,$(CUDA_KIND))
 SRC   := $(filter-out $(if $(HAS_CUDA),kernels/cuda_none.c,$(CUDA_C)),$(sort $(foreach r,$(ROOMS),$(wildcard $(r)/*.c))))
 CLI   := $(sort $(wildcard cli/*.c))
 PB    := proto/carousel

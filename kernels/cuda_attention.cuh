@@ -24,19 +24,32 @@ template <int D> struct attention_row {
     static constexpr int COLUMNS = D / 8 / ACROSS;
 };
 
-/* The row of the pool, in units of D elements, where K of a position lies; V is blocks.size
- * further.
- */
-static __device__ __forceinline__ uint32_t attention_pool_row(const struct cuda_attention_args &a,
-                                                              const int32_t *block_table,
-                                                              int32_t kv_head, int32_t position)
+/* Which block of its segment a position lies in. */
+static __device__ __forceinline__ int32_t attention_block_of(const struct cuda_attention_args &a,
+                                                             int32_t position)
 {
-    const int32_t at = (int32_t)((uint64_t)position * a.blocks.factor >> a.blocks.shift);
-    const uint32_t block = (uint32_t)block_table[at];
+    return (int32_t)((uint64_t)position * a.blocks.factor >> a.blocks.shift);
+}
+
+/* The row of the pool, in units of D elements, where K of a position in that block of the pool
+ * lies; V is blocks.size further. */
+static __device__ __forceinline__ uint32_t attention_pool_row(const struct cuda_attention_args &a,
+                                                              uint32_t block, int32_t kv_head,
+                                                              int32_t position)
+{
     const uint32_t head =
         (block * (uint32_t)a.n_layers + (uint32_t)a.layer) * (uint32_t)a.n_kv_heads +
         (uint32_t)kv_head;
-    return head * 2u * (uint32_t)a.blocks.size + (uint32_t)(position - at * a.blocks.size);
+    return head * 2u * (uint32_t)a.blocks.size +
+           (uint32_t)(position - attention_block_of(a, position) * a.blocks.size);
+}
+
+/* Matrix loads do not move over this, which stands before every n-th of a row of products: the
+ * compiler would start so many at once that other values had to leave their registers. */
+static __device__ __forceinline__ void attention_keep_order(int i, int n)
+{
+    if (i % n == 0)
+        __syncwarp();
 }
 
 /* K of 16 positions and 16 columns at k_rows as right factors: b of positions 0..7, b + 2 of 8..15.

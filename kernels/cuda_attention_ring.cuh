@@ -77,10 +77,11 @@ split_cursor_next(const struct cuda_attention_args &a, const struct cuda_batch &
             continue; /* later pieces of the unit begin later still */
         for (int i = 0; i < 2; i++) {
             const int32_t position = first + i * 32 + lane;
-            c->rows[i] =
-                position < u.n_positions
-                    ? attention_pool_row(a, b.block_table + u.item.first_block, u.kv_head, position)
-                    : (uint32_t)ATTENTION_NO_ROW;
+            c->rows[i] = (uint32_t)ATTENTION_NO_ROW;
+            if (position >= u.n_positions)
+                continue;
+            const int32_t at = u.item.first_block + attention_block_of(a, position);
+            c->rows[i] = attention_pool_row(a, (uint32_t)b.block_table[at], u.kv_head, position);
         }
         break;
     }

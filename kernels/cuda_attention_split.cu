@@ -76,6 +76,8 @@ split_step(const struct cuda_attention_args &a, const struct cuda_batch &b,
 #pragma unroll
             for (int i = 0; i < D / 16; i++) {
                 uint32_t keys[4];
+                if (D > 128)
+                    attention_keep_order(i, 4);
                 attention_keys_load(keys, k + i * 32, shape::ROW_BYTES, lane);
                 cuda_mma_bf16(scores[2 * part], q[i], keys);
                 cuda_mma_bf16(scores[2 * part + 1], q[i], keys + 2);
@@ -120,6 +122,8 @@ split_step(const struct cuda_attention_args &a, const struct cuda_batch &b,
 #pragma unroll
         for (int i = 0; i < D / 16; i++) {
             uint32_t values[4];
+            if (D > 128)
+                attention_keep_order(i, 4);
             attention_values_load(values, v + i * 32, shape::ROW_BYTES, lane);
             cuda_mma_bf16(out->acc[2 * i], p[part], values);
             cuda_mma_bf16(out->acc[2 * i + 1], p[part], values + 2);

@@ -10,11 +10,19 @@
 
 enum { WARPS = 4, THREADS = 32 * WARPS, STEP = ATTENTION_STEP };
 
+/* What the block is about. It lies in shared memory and is read where it is needed: no register
+ * holds it through the loop. */
+struct tile_work {
+    struct cuda_attention_item item;
+    const int32_t *block_table; /* of the segment */
+    int32_t head, kv_head, n_positions, n_steps;
+};
+
 template <int D, int M, bool IS_DETERMINISTIC> struct tile_shape {
     static constexpr int ROWS = 16 * M * WARPS;
     static constexpr int ROW_BYTES = attention_row<D>::BYTES;
-    static constexpr size_t SHARED =
-        (size_t)(ROWS + 2 * STEP) * ROW_BYTES + 2 * STEP * sizeof(uint32_t);
+    static constexpr size_t SHARED = (size_t)(ROWS + 2 * STEP) * ROW_BYTES +
+                                     2 * STEP * sizeof(uint32_t) + sizeof(struct tile_work);
     static constexpr int BLOCKS = D <= 128 ? 2 : 1; /* of a multiprocessor: registers for */
 };
 
@@ -54,29 +62,39 @@ static __device__ __forceinline__ void tile_copy(const struct cuda_attention_arg
 /* The tile's queries: [ROWS][ROW_BYTES], zeros behind the last. */
 template <int D, int ROWS>
 static __device__ __forceinline__ void tile_copy_queries(const struct cuda_attention_args &a,
-                                                         const struct cuda_attention_item &item,
-                                                         int head, unsigned char *to)
+                                                         const struct tile_work &work,
+                                                         unsigned char *to)
 {
     const size_t stride = (size_t)(a.n_heads + 2 * a.n_kv_heads) * D;
     for (int at = (int)threadIdx.x; at < ROWS * (D / 8); at += THREADS) {
         const int row = at / (D / 8), column = at % (D / 8);
-        const bool is_there = row < item.n_rows;
-        const size_t from = (size_t)(item.first_row + (is_there ? row : 0)) * stride;
+        const bool is_there = row < work.item.n_rows;
+        const size_t from = (size_t)(work.item.first_row + (is_there ? row : 0)) * stride;
         cuda_copy_async16(to + row * attention_row<D>::BYTES + column * 16,
-                          a.qkv + from + (size_t)head * D + column * 8, is_there);
+                          a.qkv + from + (size_t)work.head * D + column * 8, is_there);
     }
 }
 
-/* Where K of the thread's position of a step lies; the first 64 threads have one. */
-static __device__ __forceinline__ uint32_t tile_lookup(const struct cuda_attention_args &a,
-                                                       const struct cuda_batch &b,
-                                                       const struct cuda_attention_item &item,
-                                                       int kv_head, int step)
+/* The block of the thread's position of a step; -1 behind the last. The first 64 threads have one.
+ */
+static __device__ __forceinline__ int32_t tile_block(const struct cuda_attention_args &a,
+                                                     const struct tile_work &work, int step)
 {
     const int32_t position = step * STEP + (int32_t)threadIdx.x;
-    if (position >= item.first_position + item.n_rows)
-        return (uint32_t)ATTENTION_NO_ROW;
-    return attention_pool_row(a, b.block_table + item.first_block, kv_head, position);
+    if (threadIdx.x >= STEP || position >= work.n_positions)
+        return -1;
+    return work.block_table[attention_block_of(a, position)];
+}
+/* Leaves for all threads where K of the position lies. */
+static __device__ __forceinline__ void tile_leave_row(const struct cuda_attention_args &a,
+                                                      const struct tile_work &work, int step,
+                                                      int32_t block, uint32_t *rows)
+{
+    const int32_t position = step * STEP + (int32_t)threadIdx.x;
+    if (threadIdx.x < STEP)
+        rows[step % 2 * STEP + (int)threadIdx.x] =
+            block < 0 ? (uint32_t)ATTENTION_NO_ROW
+                      : attention_pool_row(a, (uint32_t)block, work.kv_head, position);
 }
 
 /* A warp's running sums of 16 rows. */
@@ -115,6 +133,7 @@ static __device__ __forceinline__ void tile_scores(const unsigned char *q, const
 #pragma unroll
     for (int i = 0; i < D / 16; i++) {
         uint32_t left[M][4];
+        attention_keep_order(i, M == 2 ? 1 : 2);
 #pragma unroll
         for (int f = 0; f < M; f++)
             cuda_ldmatrix_x4(left[f],
@@ -132,8 +151,9 @@ static __device__ __forceinline__ void tile_scores(const unsigned char *q, const
     }
 }
 
-/* acc = acc * factor + p v, the product from zero. */
-template <int D, int M>
+/* acc = acc * factor + p v. The product is added up from zero when another kernel has to come to
+ * the same bits, else from acc * factor, which needs fewer registers. */
+template <int D, int M, bool IS_FROM_ZERO>
 static __device__ __forceinline__ void
 tile_values(const unsigned char *v, int lane, const uint32_t p[M][STEP / 16][4],
             const float factor[M][2], struct tile_sums<D> sums[M])
@@ -141,7 +161,14 @@ tile_values(const unsigned char *v, int lane, const uint32_t p[M][STEP / 16][4],
     constexpr int row_bytes = attention_row<D>::BYTES;
 #pragma unroll
     for (int i = 0; i < D / 16; i++) {
-        float product[M][2][4] = {};
+        float product[M][2][4];
+#pragma unroll
+        for (int f = 0; f < M; f++)
+#pragma unroll
+            for (int e = 0; e < 8; e++)
+                product[f][e / 4][e % 4] =
+                    IS_FROM_ZERO ? 0.0f : sums[f].acc[2 * i + e / 4][e % 4] * factor[f][e % 4 / 2];
+        attention_keep_order(i, M == 2 ? 1 : 2);
 #pragma unroll
         for (int n = 0; n < STEP / 16; n++) {
             uint32_t right[4];
@@ -155,11 +182,11 @@ tile_values(const unsigned char *v, int lane, const uint32_t p[M][STEP / 16][4],
 #pragma unroll
         for (int f = 0; f < M; f++)
 #pragma unroll
-            for (int n = 0; n < 2; n++)
-#pragma unroll
-                for (int e = 0; e < 4; e++)
-                    sums[f].acc[2 * i + n][e] =
-                        fmaf(sums[f].acc[2 * i + n][e], factor[f][e / 2], product[f][n][e]);
+            for (int e = 0; e < 8; e++) {
+                float *acc = &sums[f].acc[2 * i + e / 4][e % 4];
+                *acc = IS_FROM_ZERO ? fmaf(*acc, factor[f][e % 4 / 2], product[f][e / 4][e % 4])
+                                    : product[f][e / 4][e % 4];
+            }
     }
 }
 
@@ -212,23 +239,44 @@ static __device__ __forceinline__ void tile_add_piece(const struct cuda_attentio
 
 /* acc / l of the rows that are there, for the first of them at `first`. */
 template <int D>
-static __device__ __forceinline__ void
-tile_write(const struct cuda_attention_args &a, const struct cuda_attention_item &item, int head,
-           int first, int lane, const struct tile_sums<D> &sums)
+static __device__ __forceinline__ void tile_write(const struct cuda_attention_args &a,
+                                                  const struct tile_work &work, int first, int lane,
+                                                  const struct tile_sums<D> &sums)
 {
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         const int row = first + lane / 4 + 8 * r;
-        if (row >= item.n_rows)
+        if (row >= work.item.n_rows)
             continue;
-        uint16_t *to = a.out +
-                       ((size_t)(item.first_row + row) * (size_t)a.n_heads + (size_t)head) * D +
-                       lane % 4 * 2;
+        uint16_t *to =
+            a.out +
+            ((size_t)(work.item.first_row + row) * (size_t)a.n_heads + (size_t)work.head) * D +
+            lane % 4 * 2;
 #pragma unroll
         for (int n = 0; n < D / 8; n++)
             *(uint32_t *)(to + n * 8) = cuda_bf16x2_pack(sums.acc[n][2 * r] / sums.l[r],
                                                          sums.acc[n][2 * r + 1] / sums.l[r]);
     }
+}
+
+/* What the block is about; false: nothing. */
+static __device__ __forceinline__ bool tile_begin(const struct cuda_attention_args &a,
+                                                  struct tile_work *work)
+{
+    const struct cuda_batch &b = *a.batch;
+    const int at = (int)blockIdx.x / a.n_heads, head = (int)blockIdx.x % a.n_heads;
+    if (at >= b.n_tile_items)
+        return false;
+    if (threadIdx.x == 0) {
+        work->item = b.tile_items[at];
+        work->block_table = b.block_table + work->item.first_block;
+        work->head = head;
+        work->kv_head = head / (a.n_heads / a.n_kv_heads);
+        work->n_positions = work->item.first_position + work->item.n_rows;
+        work->n_steps = (work->n_positions + STEP - 1) / STEP;
+    }
+    __syncthreads();
+    return true;
 }
 
 template <int D, int M, bool IS_DETERMINISTIC>
@@ -237,52 +285,43 @@ __global__ void __launch_bounds__(THREADS, (tile_shape<D, M, IS_DETERMINISTIC>::
 {
     typedef tile_shape<D, M, IS_DETERMINISTIC> shape;
     CUDA_SHARED(shared);
-    const struct cuda_batch &b = *a.batch;
-    const int head = (int)blockIdx.x % a.n_heads, at = (int)blockIdx.x / a.n_heads;
-    if (at >= b.n_tile_items)
-        return;
-    const struct cuda_attention_item item = b.tile_items[at];
-    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
-    const int kv_head = head / (a.n_heads / a.n_kv_heads);
+    const int lane = (int)threadIdx.x % 32;
+    const int first = (int)threadIdx.x / 32 * 16 * M; /* the warp's rows of the tile */
     unsigned char *q = shared, *k = q + shape::ROWS * shape::ROW_BYTES,
                   *v = k + STEP * shape::ROW_BYTES;
     uint32_t *rows = (uint32_t *)(v + STEP * shape::ROW_BYTES); /* [2][STEP] of even, odd steps */
-    const int32_t n_positions = item.first_position + item.n_rows;
-    const int n_steps = (n_positions + STEP - 1) / STEP;
-    const int first = warp * 16 * M; /* the warp's rows of the tile */
-    const int32_t first_row = item.first_position + first;
-    /* Behind its last row a warp has nothing to see. */
-    const int32_t warp_end = first >= item.n_rows ? 0 : first_row + 16 * M;
+    struct tile_work *work = (struct tile_work *)(rows + 2 * STEP);
+    if (!tile_begin(a, work))
+        return;
+    const int32_t first_row = work->item.first_position + first;
     struct tile_sums<D> sums[M], all;
 #pragma unroll
     for (int f = 0; f < M; f++)
         tile_sums_clear<D>(&sums[f]);
     if (IS_DETERMINISTIC)
         tile_sums_clear<D>(&all);
-    if (threadIdx.x < STEP)
-        rows[threadIdx.x] = tile_lookup(a, b, item, kv_head, 0);
+    tile_leave_row(a, *work, 0, tile_block(a, *work, 0), rows);
     __syncthreads();
-    tile_copy_queries<D, shape::ROWS>(a, item, head, q);
+    tile_copy_queries<D, shape::ROWS>(a, *work, q);
     tile_copy<D>(a, rows, 0, k);
     cuda_copy_commit();
-    for (int step = 0; step < n_steps; step++) {
-        const uint32_t *now = rows + step % 2 * STEP;
-        const bool is_seen = step * STEP < warp_end;
+    for (int step = 0; step < work->n_steps; step++) {
+        /* Not past the warp's last row, and nothing without a row. */
+        const bool is_seen = step * STEP < first_row + 16 * M && first < work->item.n_rows;
         uint32_t p[M][STEP / 16][4];
         float factor[M][2];
+        float scores[M][STEP / 8][4];
         cuda_copy_wait<0>();
         __syncthreads(); /* K is there; V of the step before has been read */
-        tile_copy<D>(a, now, (uint32_t)a.blocks.size, v);
+        tile_copy<D>(a, rows + step % 2 * STEP, (uint32_t)a.blocks.size, v);
         cuda_copy_commit();
-        if (threadIdx.x < STEP && step + 1 < n_steps)
-            rows[(step + 1) % 2 * STEP + (int)threadIdx.x] =
-                tile_lookup(a, b, item, kv_head, step + 1);
-        float scores[M][STEP / 8][4];
+        const int32_t next = tile_block(a, *work, step + 1); /* on its way during the product */
         if (is_seen)
             tile_scores<D, M>(q + first * shape::ROW_BYTES, k, lane, scores);
+        tile_leave_row(a, *work, step + 1, next, rows);
         cuda_copy_wait<0>();
         __syncthreads(); /* V is there; K has been read */
-        if (step + 1 < n_steps) {
+        if (step + 1 < work->n_steps) {
             tile_copy<D>(a, rows + (step + 1) % 2 * STEP, 0, k);
             cuda_copy_commit();
         }
@@ -294,17 +333,17 @@ __global__ void __launch_bounds__(THREADS, (tile_shape<D, M, IS_DETERMINISTIC>::
 #pragma unroll
             for (int n = 0; n < STEP / 16; n++)
                 attention_weights_pack(p[f][n], scores[f] + 2 * n);
-        tile_values<D, M>(v, lane, p, factor, sums);
+        tile_values<D, M, IS_DETERMINISTIC>(v, lane, p, factor, sums);
         if (IS_DETERMINISTIC && (step + 1) * STEP % ATTENTION_PIECE == 0)
             tile_add_piece<D>(a, &sums[0], &all);
     }
     if constexpr (IS_DETERMINISTIC) {
         tile_add_piece<D>(a, &sums[0], &all);
-        tile_write<D>(a, item, head, first, lane, all);
+        tile_write<D>(a, *work, first, lane, all);
     } else {
 #pragma unroll
         for (int f = 0; f < M; f++)
-            tile_write<D>(a, item, head, first + f * 16, lane, sums[f]);
+            tile_write<D>(a, *work, first + f * 16, lane, sums[f]);
     }
 }
 

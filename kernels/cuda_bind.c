@@ -247,10 +247,11 @@ enum status cuda_wait(struct kernels_stream *base, int flight, struct err *err)
     const int64_t until_ns = cuda_now_ns() + wait_spin_ns;
     while (code == cudaErrorNotReady && cuda_now_ns() < until_ns)
         code = cudaEventQuery(f->done);
-    if (code == cudaErrorNotReady) {
-        (void)cudaGetLastError();
+    if (code == cudaErrorNotReady)
         code = cudaEventSynchronize(f->done);
-    }
+    /* Some runtimes remember "not ready" as an error, and a launch of this thread would find it. */
+    if (code == cudaSuccess)
+        (void)cudaGetLastError();
     atomic_store(&f->state, CUDA_FLIGHT_FREE);
     return cuda_check(code, "waiting for a batch", err);
 }

@@ -180,9 +180,10 @@ static __device__ __forceinline__ void cuda_ldmatrix_x4_trans(uint32_t r[4], con
 }
 /* d[16 x 8] += a[16 x 16] b[16 x 8], bf16 with fp32 sums. With g = lane / 4, t = lane % 4, and the
  * lower column or row of a pair in the low half (PTX ISA, mma.m16n8k16):
- *   a[0] = A[g][2t, 2t+1]    a[1] = A[g+8][2t, 2t+1]  a[2] = A[g][2t+8, 2t+9]  a[3] = A[g+8][2t+8,
- * 2t+9] b[0] = B[2t, 2t+1][g]    b[1] = B[2t+8, 2t+9][g] d[0], d[1] = D[g][2t, 2t+1] d[2], d[3] =
- * D[g+8][2t, 2t+1] */
+ *   a[0] = A[g][2t, 2t+1]      a[1] = A[g+8][2t, 2t+1]
+ *   a[2] = A[g][2t+8, 2t+9]    a[3] = A[g+8][2t+8, 2t+9]
+ *   b[0] = B[2t, 2t+1][g]      b[1] = B[2t+8, 2t+9][g]
+ *   d[0, 1] = D[g][2t, 2t+1]   d[2, 3] = D[g+8][2t, 2t+1] */
 static __device__ __forceinline__ void cuda_mma_bf16(float d[4], const uint32_t a[4],
                                                      const uint32_t b[2])
 {

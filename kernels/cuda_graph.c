@@ -1,19 +1,27 @@
-/* Recorded operations: a CUDA graph per key, of which the least recently used goes. */
+/* Recorded operations: a CUDA graph per key, of which the least recently used goes.
+ *
+ * What replay did not find for the first time is run as it comes and only noted: libraries choose
+ * their algorithms by trying them, and kernels are loaded when they first run, neither of which a
+ * capture allows. The second time it is captured. A recording that no replay asked for is captured
+ * at once. */
 #include "kernels/cuda_backend.h"
 
 #include <stdlib.h>
 
-/* The buckets of rows, a few times over. */
-enum { CUDA_GRAPHS_MAX = 64 };
+/* Every bucket of rows with every bucket of heads up to it, and room to spare. */
+enum { CUDA_GRAPHS_MAX = 128 };
+
+enum cuda_graphs_state { CUDA_GRAPHS_IDLE, CUDA_GRAPHS_WARMING, CUDA_GRAPHS_CAPTURING };
 
 struct cuda_graph {
     uint64_t key;
-    uint64_t last_used;   /* by the table's own count */
-    cudaGraphExec_t exec; /* NULL: this entry is empty */
+    uint64_t last_used;   /* by the table's own count, from 1; 0: this entry is empty */
+    cudaGraphExec_t exec; /* NULL: has only been run */
 };
 
 struct cuda_graphs {
-    bool is_recording;
+    enum cuda_graphs_state state;
+    bool is_first; /* the last replay met its key for the first time */
     uint64_t n_uses;
     struct cuda_graph entries[CUDA_GRAPHS_MAX];
 };
@@ -39,14 +47,15 @@ void cuda_graphs_destroy(struct cuda_stream *s)
 
 bool cuda_is_recording(const struct cuda_stream *s)
 {
-    return s->graphs->is_recording;
+    return s->graphs->state != CUDA_GRAPHS_IDLE;
 }
 
 void cuda_graphs_abandon(struct cuda_stream *s)
 {
-    if (!s->graphs->is_recording)
+    const bool is_capturing = s->graphs->state == CUDA_GRAPHS_CAPTURING;
+    s->graphs->state = CUDA_GRAPHS_IDLE;
+    if (!is_capturing)
         return;
-    s->graphs->is_recording = false;
     cudaGraph_t graph = NULL;
     if (cudaStreamEndCapture(s->stream, &graph) != cudaSuccess)
         (void)cudaGetLastError();
@@ -57,7 +66,7 @@ void cuda_graphs_abandon(struct cuda_stream *s)
 static struct cuda_graph *cuda_graphs_find(struct cuda_graphs *g, uint64_t key)
 {
     for (int i = 0; i < CUDA_GRAPHS_MAX; i++)
-        if (g->entries[i].exec != NULL && g->entries[i].key == key)
+        if (g->entries[i].last_used > 0 && g->entries[i].key == key)
             return &g->entries[i];
     return NULL;
 }
@@ -69,13 +78,26 @@ static struct cuda_graph *cuda_graphs_place(struct cuda_graphs *g, uint64_t key)
     if (place != NULL)
         return place;
     place = &g->entries[0];
-    for (int i = 0; i < CUDA_GRAPHS_MAX; i++) {
-        if (g->entries[i].exec == NULL)
-            return &g->entries[i];
+    for (int i = 1; i < CUDA_GRAPHS_MAX; i++)
         if (g->entries[i].last_used < place->last_used)
             place = &g->entries[i];
-    }
     return place;
+}
+
+/* Puts exec (NULL: the key has been run) in its place. */
+static enum status cuda_graphs_keep(struct cuda_stream *s, uint64_t key, cudaGraphExec_t exec,
+                                    struct cuda_graph **out, struct err *err)
+{
+    struct cuda_graph *entry = cuda_graphs_place(s->graphs, key);
+    enum status st = STATUS_OK;
+    if (entry->exec != NULL) {
+        /* It may still be running. */
+        st = cuda_check(cudaStreamSynchronize(s->stream), "waiting for a stream", err);
+        (void)cudaGraphExecDestroy(entry->exec);
+    }
+    *entry = (struct cuda_graph){.key = key, .last_used = ++s->graphs->n_uses, .exec = exec};
+    *out = entry;
+    return st;
 }
 
 static enum status cuda_graphs_launch(struct cuda_stream *s, struct cuda_graph *entry,
@@ -88,59 +110,72 @@ static enum status cuda_graphs_launch(struct cuda_stream *s, struct cuda_graph *
 enum status cuda_record_begin(struct kernels_stream *base, struct err *err)
 {
     struct cuda_stream *s = cuda_stream_of(base);
+    struct cuda_graphs *g = s->graphs;
     enum status st = cuda_use(cuda_kernels_of(base), err);
     if (st != STATUS_OK)
         return st;
-    if (s->graphs->is_recording)
+    if (g->state != CUDA_GRAPHS_IDLE)
         return err_set(err, STATUS_INVALID, "stream '%s' records already", base->name);
+    if (g->is_first) {
+        g->is_first = false;
+        g->state = CUDA_GRAPHS_WARMING;
+        return STATUS_OK;
+    }
     /* Thread-local: what other threads do meanwhile (waiting, taking memory) is no part of it and
      * does not break it. */
     st = cuda_check(cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeThreadLocal),
                     "beginning to record", err);
-    s->graphs->is_recording = st == STATUS_OK;
+    if (st == STATUS_OK)
+        g->state = CUDA_GRAPHS_CAPTURING;
+    return st;
+}
+
+static enum status cuda_graphs_end_capture(struct cuda_stream *s, cudaGraphExec_t *exec,
+                                           struct err *err)
+{
+    cudaGraph_t graph = NULL;
+    enum status st =
+        cuda_check(cudaStreamEndCapture(s->stream, &graph),
+                   "recording (an operation in it failed, or cannot be recorded)", err);
+    if (st == STATUS_OK)
+        st = cuda_check(cudaGraphInstantiateWithFlags(exec, graph, 0),
+                        "making a recording runnable", err);
+    if (graph != NULL)
+        (void)cudaGraphDestroy(graph);
     return st;
 }
 
 enum status cuda_record_end(struct kernels_stream *base, uint64_t key, struct err *err)
 {
     struct cuda_stream *s = cuda_stream_of(base);
+    struct cuda_graph *entry = NULL;
+    cudaGraphExec_t exec = NULL;
     enum status st = cuda_use(cuda_kernels_of(base), err);
     if (st != STATUS_OK)
         return st;
-    if (!s->graphs->is_recording)
+    const enum cuda_graphs_state state = s->graphs->state;
+    if (state == CUDA_GRAPHS_IDLE)
         return err_set(err, STATUS_INVALID, "stream '%s' does not record", base->name);
-    s->graphs->is_recording = false;
-    cudaGraph_t graph = NULL;
-    cudaGraphExec_t exec = NULL;
-    st = cuda_check(cudaStreamEndCapture(s->stream, &graph),
-                    "recording (an operation in it failed, or cannot be recorded)", err);
+    s->graphs->state = CUDA_GRAPHS_IDLE;
+    if (state == CUDA_GRAPHS_CAPTURING)
+        st = cuda_graphs_end_capture(s, &exec, err);
     if (st == STATUS_OK)
-        st = cuda_check(cudaGraphInstantiateWithFlags(&exec, graph, 0),
-                        "making a recording runnable", err);
-    if (graph != NULL)
-        (void)cudaGraphDestroy(graph);
-    if (st != STATUS_OK)
-        return st;
-    struct cuda_graph *entry = cuda_graphs_place(s->graphs, key);
-    if (entry->exec != NULL) {
-        /* It may still be running. */
-        st = cuda_check(cudaStreamSynchronize(s->stream), "waiting for a stream", err);
-        (void)cudaGraphExecDestroy(entry->exec);
-    }
-    *entry = (struct cuda_graph){.key = key, .exec = exec};
-    return st == STATUS_OK ? cuda_graphs_launch(s, entry, err) : st;
+        st = cuda_graphs_keep(s, key, exec, &entry, err);
+    return st == STATUS_OK && exec != NULL ? cuda_graphs_launch(s, entry, err) : st;
 }
 
 enum status cuda_replay(struct kernels_stream *base, uint64_t key, bool *is_done, struct err *err)
 {
     struct cuda_stream *s = cuda_stream_of(base);
     enum status st = cuda_use(cuda_kernels_of(base), err);
-    if (st == STATUS_OK && s->graphs->is_recording)
+    if (st == STATUS_OK && s->graphs->state != CUDA_GRAPHS_IDLE)
         st = err_set(err, STATUS_INVALID, "replay on stream '%s' while it records", base->name);
     if (st != STATUS_OK)
         return st;
+    *is_done = false;
     struct cuda_graph *entry = cuda_graphs_find(s->graphs, key);
-    if (entry == NULL)
+    s->graphs->is_first = entry == NULL;
+    if (entry == NULL || entry->exec == NULL)
         return STATUS_OK;
     st = cuda_graphs_launch(s, entry, err);
     *is_done = st == STATUS_OK;

@@ -7,7 +7,7 @@
  * sums depend on no order; the host's doubles round at 2^-53 of each sum. The two agree on a token
  * unless the draw falls within such a rounding of a boundary. */
 #include "kernels/cuda_finish.h"
-#include "kernels/cuda_select.cuh"
+#include "kernels/cuda_list.cuh"
 
 #include <math.h>
 
@@ -153,8 +153,8 @@ __global__ static void sample_scan(struct sample_args a)
     }
 }
 
-/* Masses and number of the chunk's candidates, those that min-p leaves; counts and masses by bin of
- * all that are asked for. */
+/* Masses and number of the chunk's candidates, those that min-p leaves. By bin: how many entries,
+ * candidates or not, and the candidates' masses. */
 __global__ static void sample_weigh(struct sample_args a)
 {
     CUDA_SHARED(shared);
@@ -195,7 +195,7 @@ __global__ static void sample_weigh(struct sample_args a)
         }
         if (has_logprobs)
             raw_mass += select_mass_of(&raw, select_exponent(&raw, logit));
-        if (has_bins && (is_candidate || has_logprobs))
+        if (has_bins)
             select_count(s, &run, select_first_bin(select_key(logit)), one);
     });
     select_flush(s, &run);
@@ -214,13 +214,12 @@ __global__ static void sample_weigh(struct sample_args a)
         }
 }
 
-/* The candidate, in order of ids, at which the mass reaches target + 1: first its chunk, then the
+/* The candidate, in order of ids, at which the mass reaches the goal: first its chunk, then the
  * thread's share of it, then itself. */
 __device__ static int32_t draw_by_id(struct select_shared *s, const struct sample_args *a,
                                      const struct sample_row *row, const struct select_weights *w,
-                                     uint64_t target)
+                                     struct select_goal goal)
 {
-    const struct select_goal goal = {target + 1, true};
     struct select_sum before = {0, 0};
     int chunk = 0;
     for (; chunk + 1 < a->f.n_chunks; chunk++) {
@@ -254,69 +253,80 @@ __device__ static int32_t draw_by_id(struct select_shared *s, const struct sampl
     return (int32_t)s->place;
 }
 
-/* Candidates are the first n_candidates of the order. Top-k cuts them by count, top-p what is left
- * by mass; the draw goes by value where one of them is asked for, else by id. */
-__device__ static int32_t draw(struct select_shared *s, const struct sample_args *a,
-                               const struct sample_row *row, const struct sample_total *total,
-                               const struct select_weights *w)
+/* The mass up to where the goal lies, among a list's entries; s->place is its entry. */
+__device__ static uint64_t mass_to(struct select_shared *s, struct select_goal goal)
 {
+    select_bin(s, goal, {0, 0});
+    return s->before.mass + s->masses[s->place];
+}
+
+__device__ static struct select_goal top_p_goal(const struct cuda_live *live, uint64_t mass)
+{
+    uint64_t limit = (uint64_t)ceil((double)live->top_p * (double)mass);
+    return {limit > 0 ? limit : 1, true};
+}
+
+/* The first entry whose mass, with those before it, is more than u * mass. */
+__device__ static struct select_goal draw_goal(const struct cuda_live *live, uint64_t mass)
+{
+    return {(uint64_t)((unsigned __int128)live->uniform * mass >> 53) + 1, true};
+}
+
+/* Candidates are the first n_candidates of the order. Top-k cuts them by count, top-p what is left
+ * by mass, and the draw goes by value. In the list of the first entries where that is short enough
+ * to be one, else in the row. */
+__device__ static int32_t draw_by_value(struct select_list *list, const struct sample_args *a,
+                                        const struct sample_row *row, bool cuts_k, uint64_t mass,
+                                        const struct select_weights *w)
+{
+    struct select_shared *s = &list->select;
     const struct cuda_live *live = row->live;
     const float *logits = row->logits;
-    bool cuts_k = live->top_k > 0 && (uint32_t)live->top_k < total->n_candidates;
-    bool cuts_p = live->top_p < 1;
-    uint64_t mass = total->mass;
+    const struct select_goal top_k = {(uint64_t)live->top_k, false};
+    int n = a->vocab_size;
+    uint32_t n_list = select_first(list, logits, n, row->masses, row->counts,
+                                   cuts_k ? top_k : top_p_goal(live, mass));
+    if (n_list > 0) {
+        select_weigh_list(list, n_list, w);
+        mass = cuts_k ? mass_to(s, top_k) : mass;
+        mass = live->top_p < 1 ? mass_to(s, top_p_goal(live, mass)) : mass;
+        select_bin(s, draw_goal(live, mass), {0, 0});
+        return select_rank_id(list->ranks[s->place]);
+    }
     struct select_cut cut;
     if (cuts_k) {
-        const struct select_goal goal = {(uint64_t)live->top_k, false};
-        cut = select_find(s, logits, a->vocab_size, row->masses, row->counts, w, goal);
+        cut = select_find(s, logits, n, row->masses, row->counts, w, top_k);
         mass = select_cut_mass(&cut);
     }
-    if (cuts_p) {
-        uint64_t limit = (uint64_t)ceil((double)live->top_p * (double)mass);
-        const struct select_goal goal = {limit > 0 ? limit : 1, true};
-        cut = select_find(s, logits, a->vocab_size, row->masses, row->counts, w, goal);
+    if (live->top_p < 1) {
+        cut = select_find(s, logits, n, row->masses, row->counts, w, top_p_goal(live, mass));
         mass = select_cut_mass(&cut);
     }
-    uint64_t target = (uint64_t)((unsigned __int128)live->uniform * mass >> 53);
-    if (!cuts_k && !cuts_p)
-        return draw_by_id(s, a, row, w, target);
-    const struct select_goal goal = {target + 1, true};
-    cut = select_find(s, logits, a->vocab_size, row->masses, row->counts, w, goal);
-    return select_id(s, logits, a->vocab_size, &cut);
+    cut = select_find(s, logits, n, row->masses, row->counts, w, draw_goal(live, mass));
+    return select_id(s, logits, n, &cut);
 }
 
 /* log-probability of id, and the n_logprobs largest in order, from the raw logits. */
-__device__ static void write_logprobs(struct select_shared *s, const struct sample_args *a,
+__device__ static void write_logprobs(struct select_list *list, const struct sample_args *a,
                                       const struct sample_row *row,
                                       const struct sample_total *total, double largest, int32_t id)
 {
+    struct select_shared *s = &list->select;
     const float *logits = row->logits;
     double log_total = largest + log((double)total->raw_mass / a->scale);
     uint32_t n = min((uint32_t)row->live->n_logprobs, total->n_finite);
-    const struct select_weights none = {0, 1, 0};
     const struct select_goal goal = {n, false};
-    struct select_cut cut =
-        select_find(s, logits, a->vocab_size, row->masses, row->counts, &none, goal);
-    uint64_t least = select_rank(cut.key, select_id(s, logits, a->vocab_size, &cut));
-    __syncthreads();
-    if (threadIdx.x == 0)
-        s->place = 0;
-    __syncthreads();
-    select_each(logits, 0, a->vocab_size, (int)threadIdx.x, (int)blockDim.x,
-                [&](int i, float logit) {
-                    uint64_t rank = select_rank(select_key(logit), i);
-                    if (rank >= least)
-                        s->part_masses[cuda_atomic_add(&s->place, 1u)] = rank;
-                });
-    __syncthreads();
+    if (select_first(list, logits, a->vocab_size, row->masses, row->counts, goal) == 0) {
+        const struct select_weights none = {0, 1, 0};
+        struct select_cut cut =
+            select_find(s, logits, a->vocab_size, row->masses, row->counts, &none, goal);
+        int32_t last = select_id(s, logits, a->vocab_size, &cut);
+        select_collect(list, logits, a->vocab_size, select_rank(cut.key, last), ~UINT64_C(0));
+    }
     if (threadIdx.x < n) {
-        uint64_t rank = s->part_masses[threadIdx.x];
-        int32_t top_id = select_rank_id(rank);
-        uint32_t place = 0;
-        for (uint32_t i = 0; i < n; i++)
-            place += s->part_masses[i] > rank;
-        row->outcome->top_ids[place] = top_id;
-        row->outcome->top_logprobs[place] = (float)((double)logits[top_id] - log_total);
+        int32_t top_id = select_rank_id(list->ranks[threadIdx.x]);
+        row->outcome->top_ids[threadIdx.x] = top_id;
+        row->outcome->top_logprobs[threadIdx.x] = (float)((double)logits[top_id] - log_total);
     }
     if (threadIdx.x == 0) {
         row->outcome->logprob = (float)((double)logits[id] - log_total);
@@ -327,7 +337,7 @@ __device__ static void write_logprobs(struct select_shared *s, const struct samp
 __global__ static void sample_pick(struct sample_args a)
 {
     CUDA_SHARED(shared);
-    struct select_shared *s = (struct select_shared *)shared;
+    struct select_list *list = (struct select_list *)shared;
     struct sample_row row;
     struct sample_total total;
     if (!row_of(&a, &row) || row.live->wanted_place >= 0)
@@ -344,10 +354,13 @@ __global__ static void sample_pick(struct sample_args a)
     double largest = (double)select_logit((uint32_t)(total.best >> 32));
     const struct select_weights w = {largest, (double)row.live->temperature, a.scale};
     int32_t id = select_rank_id(total.best);
-    if (row.live->temperature > 0)
-        id = draw(s, &a, &row, &total, &w);
+    bool cuts_k = row.live->top_k > 0 && (uint32_t)row.live->top_k < total.n_candidates;
+    if (row.live->temperature > 0 && (cuts_k || row.live->top_p < 1))
+        id = draw_by_value(list, &a, &row, cuts_k, total.mass, &w);
+    else if (row.live->temperature > 0)
+        id = draw_by_id(&list->select, &a, &row, &w, draw_goal(row.live, total.mass));
     if (row.live->n_logprobs > 0)
-        write_logprobs(s, &a, &row, &total, largest, id);
+        write_logprobs(list, &a, &row, &total, largest, id);
     if (threadIdx.x == 0)
         row.outcome->id = id;
 }
@@ -380,7 +393,7 @@ extern "C" cudaError_t cuda_sample_launch(const struct cuda_batch *batch,
             code = CUDA_LAUNCH(sample_weigh, pieces, piece_threads, sizeof(struct select_shared),
                                stream, args);
         if (code == cudaSuccess)
-            code = CUDA_LAUNCH(sample_pick, rows, row_threads, sizeof(struct select_shared), stream,
+            code = CUDA_LAUNCH(sample_pick, rows, row_threads, sizeof(struct select_list), stream,
                                args);
     }
     return code;

@@ -267,6 +267,17 @@ __device__ static inline void select_fill(struct select_shared *s, const float *
         }
 }
 
+/* The first level's bins as somebody has counted them. */
+__device__ static inline void select_load(struct select_shared *s, const uint64_t *masses,
+                                          const uint32_t *counts)
+{
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < SELECT_BINS; i += blockDim.x) {
+        s->masses[i] = masses[i];
+        s->counts[i] = counts[i];
+    }
+}
+
 /* A place in the order: the `rank`-th, from 1 on, of the entries with this key. */
 struct select_cut {
     struct select_sum before; /* entries with a larger key */
@@ -282,15 +293,10 @@ select_find(struct select_shared *s, const float *logits, int n, const uint64_t 
 {
     struct select_cut cut = {{0, 0}, 0, 0, 0};
     for (int level = 0; level < SELECT_LEVELS; level++) {
-        if (level == 0 && counts != NULL) {
-            __syncthreads();
-            for (uint32_t i = threadIdx.x; i < SELECT_BINS; i += blockDim.x) {
-                s->masses[i] = masses[i];
-                s->counts[i] = counts[i];
-            }
-        } else {
+        if (level == 0 && counts != NULL)
+            select_load(s, masses, counts);
+        else
             select_fill(s, logits, n, level, cut.key, w);
-        }
         select_bin(s, goal, cut.before);
         cut.before = s->before;
         cut.key = cut.key << (level < 2 ? 11 : 10) | (select_mask(level) - s->place);

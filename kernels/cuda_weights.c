@@ -270,35 +270,46 @@ static void weights_settle(struct cuda_weights *w)
 /* ---- memory -----------------------------------------------------------------------------------
  */
 
-/* A place of len_bytes on the device. Arenas grow with what is loaded: few calls for a large model,
+/* One more arena, of room at least. Arenas grow with what is loaded: few calls for a large model,
  * little waste for a small one. */
+static enum status weights_grow(struct cuda_weights *w, size_t room, struct err *err)
+{
+    struct weights_arena *grown = realloc(w->arenas, ((size_t)w->n_arenas + 1) * sizeof *grown);
+    if (grown == NULL)
+        return err_set(err, STATUS_NO_MEMORY, "no memory for a list of weights");
+    w->arenas = grown;
+    size_t want = w->n_arenas == 0 ? weights_arena_min_bytes : 2 * grown[w->n_arenas - 1].len_bytes;
+    want = want > weights_arena_max_bytes ? weights_arena_max_bytes : want;
+    want = want < room ? room : want;
+    void *base = NULL;
+    enum status st = cuda_take_memory(want, "weights", &base, err);
+    if (st == STATUS_NO_MEMORY && want > room) {
+        want = room;
+        st = cuda_take_memory(want, "weights", &base, err);
+    }
+    if (st == STATUS_OK)
+        grown[w->n_arenas++] = (struct weights_arena){.base = base, .len_bytes = want};
+    return st;
+}
+
+/* A place of len_bytes on the device, in the first arena that has one. */
 static enum status weights_place(struct cuda_weights *w, size_t len_bytes, int n_weights,
                                  unsigned char **out, struct err *err)
 {
     const size_t room = (len_bytes + WEIGHTS_ALIGN - 1) / WEIGHTS_ALIGN * WEIGHTS_ALIGN;
-    struct weights_arena *last = w->n_arenas == 0 ? NULL : &w->arenas[w->n_arenas - 1];
-    if (last == NULL || last->len_bytes - last->used_bytes < room) {
-        size_t want = last == NULL ? weights_arena_min_bytes : 2 * last->len_bytes;
-        want = want > weights_arena_max_bytes ? weights_arena_max_bytes : want;
-        want = want < room ? room : want;
-        struct weights_arena *grown = realloc(w->arenas, ((size_t)w->n_arenas + 1) * sizeof *grown);
-        if (grown == NULL)
-            return err_set(err, STATUS_NO_MEMORY, "no memory for a list of weights");
-        w->arenas = grown;
-        void *base = NULL;
-        enum status st = cuda_take_memory(want, "weights", &base, err);
-        if (st == STATUS_NO_MEMORY && want > room) {
-            want = room;
-            st = cuda_take_memory(want, "weights", &base, err);
-        }
+    struct weights_arena *place = NULL;
+    for (int i = 0; i < w->n_arenas && place == NULL; i++)
+        if (w->arenas[i].len_bytes - w->arenas[i].used_bytes >= room)
+            place = &w->arenas[i];
+    if (place == NULL) {
+        enum status st = weights_grow(w, room, err);
         if (st != STATUS_OK)
             return st;
-        last = &w->arenas[w->n_arenas++];
-        *last = (struct weights_arena){.base = base, .len_bytes = want};
+        place = &w->arenas[w->n_arenas - 1];
     }
-    *out = last->base + last->used_bytes;
-    last->used_bytes += room;
-    last->n_live += n_weights;
+    *out = place->base + place->used_bytes;
+    place->used_bytes += room;
+    place->n_live += n_weights;
     return STATUS_OK;
 }
 

@@ -110,7 +110,8 @@ enum status kernels_stream_sync(struct kernels_stream *s, struct err *err);
 /* Recording. What is called between begin and end is remembered, run at the end, and kept under
  * `key`; replay runs what is kept and says so in *is_done, which stays false when nothing is. Only
  * operations may be recorded (no bind, upload, download, sync), with arguments that stay what they
- * are. A backend that gains nothing by it runs the operations at once and replays nothing. */
+ * are. A backend that gains nothing by it runs the operations at once and replays nothing; one that
+ * has to warm up first does so the first time after a replay that did nothing. */
 enum status kernels_record_begin(struct kernels_stream *s, struct err *err);
 enum status kernels_record_end(struct kernels_stream *s, uint64_t key, struct err *err);
 enum status kernels_replay(struct kernels_stream *s, uint64_t key, bool *is_done, struct err *err);

@@ -43,7 +43,7 @@ static int below(struct fixture *f, int n)
 /* ---- random rows ---- */
 
 /* Kinds of logits: bell-shaped as of a model, few values with many ties, all the same, far apart,
- * tiny ones of both signs with zeros of both signs. */
+ * tiny ones of both signs with zeros of both signs, all in one bin. */
 static void fill_logits(struct fixture *f, float *logits)
 {
     int kind = below(f, 8);
@@ -53,6 +53,7 @@ static void fill_logits(struct fixture *f, float *logits)
         double x = kind == 0   ? floor(bell * 4) / 2
                    : kind == 1 ? 3.25
                    : kind == 2 ? bell * 1e38
+                   : kind == 4 ? 3 + 0.45 * next(f)
                    : kind == 3 ? (below(f, 2) ? 1 : -1) * (below(f, 3) ? bell * 1e-40 : 0)
                                : spread * bell - 3;
         logits[i] = next(f) < holes ? -INFINITY : (float)x;
@@ -229,7 +230,7 @@ static void test_cuda_sample_long_rows_in_pieces(void **state)
     struct fixture *f = *state;
     const int vocabs[] = {CUDA_SAMPLE_CHUNK, CUDA_SAMPLE_CHUNK + 1, MAX_VOCAB};
     f->random = 30;
-    for (int round = 0; round < 6; round++) {
+    for (int round = 0; round < 9; round++) {
         f->vocab = vocabs[round % 3];
         f->n = 6;
         for (int i = 0; i < f->n; i++) {

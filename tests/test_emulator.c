@@ -180,6 +180,31 @@ static void pass_host_memory(void)
     int32_t values[64] = {0};
     ok(emulator_try_add(values, 64, 1, NULL));
 }
+static void read_on_the_host(void)
+{
+    volatile unsigned char *p = odd_base;
+    exit(p[0] == 0 ? 0 : 1);
+}
+
+/* Device memory is out of the host's reach, whatever its address looks like. */
+static void test_emulator_keeps_device_memory_from_the_host(void **state)
+{
+    (void)state;
+    odd_base = device_alloc(64);
+    int status;
+    fflush(NULL);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        if (freopen("/dev/null", "w", stderr) == NULL)
+            _exit(0);
+        signal(SIGSEGV, SIG_DFL);
+        read_on_the_host();
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
+    ok(cudaFree(odd_base));
+}
 
 static void test_emulator_finds_wild_addresses(void **state)
 {
@@ -382,6 +407,7 @@ int main(void)
         cmocka_unit_test(test_emulator_orders_show_a_missing_barrier),
         cmocka_unit_test(test_emulator_finds_barriers_that_not_all_threads_reach),
         cmocka_unit_test(test_emulator_finds_wild_addresses),
+        cmocka_unit_test(test_emulator_keeps_device_memory_from_the_host),
         cmocka_unit_test(test_emulator_warp_exchanges),
         cmocka_unit_test(test_emulator_rounds_to_bf16),
         cmocka_unit_test(test_emulator_multiplies_matrices),

@@ -50,6 +50,15 @@ cudaError_t emulator_check_copy(const void *dst, const void *src, size_t len,
                                 enum cudaMemcpyKind kind);
 void emulator_memory_reset(void);
 
+/* ---- emulator_arena.c: device memory's addresses, closed to the host --------------------------
+ */
+
+void *emulator_arena_take(size_t len); /* whole pages; NULL: no addresses left */
+void emulator_arena_give_back(void *p, size_t len);
+void emulator_arena_open(void); /* nests */
+void emulator_arena_close(void);
+void emulator_arena_call(cudaHostFn_t function, void *user);
+
 /* ---- emulator_stream.c: operations and their order ------------------------------------------- */
 
 enum emulator_op_kind {

@@ -134,14 +134,33 @@ static bool is_guard_whole(const unsigned char *p)
 
 void emulator_check_guards(const char *what)
 {
+    emulator_arena_open();
     for (size_t i = 0; !EMULATOR_ASAN && i < n_ranges; i++)
         if (ranges[i].base != NULL &&
             !(is_guard_whole(ranges[i].p - GUARD) && is_guard_whole(ranges[i].p + ranges[i].len)))
             guards_check(&ranges[i], what);
+    emulator_arena_close();
 }
 
 /* ---- taking and giving back --------------------------------------------------------------------
  */
+
+/* 256-byte aligned, as the real one. */
+static size_t room_bytes(size_t len)
+{
+    return (len + 255) / 256 * 256 + 2 * GUARD;
+}
+
+static unsigned char *room_take(size_t len, enum emulator_place place)
+{
+    size_t room = room_bytes(len);
+    void *base = NULL;
+    if (room < len)
+        return NULL;
+    if (place == EMULATOR_DEVICE)
+        return emulator_arena_take(room);
+    return posix_memalign(&base, 256, room) == 0 ? base : NULL;
+}
 
 static cudaError_t take(void **out, size_t len, enum emulator_place place)
 {
@@ -152,18 +171,19 @@ static cudaError_t take(void **out, size_t len, enum emulator_place place)
         *out = NULL;
         return cudaSuccess;
     }
-    if (place == EMULATOR_DEVICE && len > emulator_memory_total() - used_bytes[device])
+    size_t total = emulator_memory_total(), used = used_bytes[device];
+    if (place == EMULATOR_DEVICE && (used > total || len > total - used))
         return cudaErrorMemoryAllocation;
-    /* 256-byte aligned, as the real one. */
-    size_t room = (len + 255) / 256 * 256 + 2 * GUARD;
-    unsigned char *base = NULL;
-    if (room < len || posix_memalign((void **)&base, 256, room) != 0)
+    unsigned char *base = room_take(len, place);
+    if (base == NULL)
         return cudaErrorMemoryAllocation;
     struct range r = {base + GUARD, len, place, device, base};
     size_t head = len < FRESH_MOST ? len : FRESH_MOST;
+    emulator_arena_open();
     memset(r.p, FRESH_BYTE, head);
     memset(r.p + len - head, FRESH_BYTE, head);
     guards_set(&r);
+    emulator_arena_close();
     range_add(r);
     if (place == EMULATOR_DEVICE)
         used_bytes[device] += len;
@@ -180,14 +200,19 @@ static cudaError_t give_back(void *p, enum emulator_place place)
     struct range *r = range_below(p);
     if (r == NULL || r->p != p || r->place != place || r->base == NULL)
         return cudaErrorInvalidValue;
+    emulator_arena_open();
     guards_check(r, "someone");
+    emulator_arena_close();
     if (place == EMULATOR_DEVICE)
         used_bytes[r->device] -= r->len;
 #if EMULATOR_ASAN
     __asan_unpoison_memory_region(r->p - GUARD, GUARD);
     __asan_unpoison_memory_region(r->p + r->len, GUARD);
 #endif
-    free(r->base);
+    if (place == EMULATOR_DEVICE)
+        emulator_arena_give_back(r->base, room_bytes(r->len));
+    else
+        free(r->base);
     range_remove(r);
     return cudaSuccess;
 }

@@ -65,7 +65,7 @@ void emulator_run_op(const struct emulator_op *op)
         memset(op->set.p, op->set.value, op->set.len);
         break;
     case EMULATOR_OP_CALL:
-        op->call.function(op->call.user);
+        emulator_arena_call(op->call.function, op->call.user);
         break;
     case EMULATOR_OP_RUN:
         op->run.run(op->arguments);
@@ -89,6 +89,7 @@ void emulator_run_first(cudaStream_t stream)
     if (stream->first == NULL)
         stream->last = NULL;
     stream->n_done = op->number;
+    emulator_arena_open();
     if (op->kind == EMULATOR_OP_RECORD)
         run_record(stream, op);
     else if (op->kind == EMULATOR_OP_WAIT) {
@@ -96,13 +97,18 @@ void emulator_run_first(cudaStream_t stream)
             emulator_run_until(op->wait.stream, op->wait.number);
     } else
         emulator_run_op(op);
+    emulator_arena_close();
     free(op);
 }
 
 void emulator_run_until(cudaStream_t stream, uint64_t number)
 {
+    if (stream->first == NULL || stream->first->number > number)
+        return;
+    emulator_arena_open(); /* once for all of them */
     while (stream->first != NULL && stream->first->number <= number)
         emulator_run_first(stream);
+    emulator_arena_close();
 }
 
 void emulator_run_all(void)
