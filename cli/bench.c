@@ -2,6 +2,7 @@
 #include "cli/bench_calibrate.h"
 #include "cli/bench_kernels.h"
 #include "cli/bench_net.h"
+#include "cli/bench_replica.h"
 #include "cli/bench_tokenizer.h"
 #include "cli/bench_trace.h"
 #include "cli/cli.h"
@@ -10,8 +11,9 @@
 #include <string.h>
 
 static const char help[] =
-    "usage: carousel bench kernels|net|engine|calibrate|tokenizer|trace [options]\n"
+    "usage: carousel bench kernels|replica|net|engine|calibrate|tokenizer|trace [options]\n"
     "  kernels    the block's linear layers and attention, beside peak and bandwidth\n"
+    "  replica    decoding steps and a prompt on one replica, beside bandwidth and product rate\n"
     "  net        ping-pong of frame sizes between two ranks\n"
     "  engine     requests through the whole engine: tokens/s, TTFT, TPOT\n"
     "  calibrate  what work costs here, as a file for simulate and --backend timed\n"
@@ -31,6 +33,8 @@ int cli_bench(int argc, char **argv, char **program_argv)
         return cli_bench_calibrate(argc - 1, argv + 1);
     if (strcmp(argv[1], "kernels") == 0)
         return cli_bench_kernels(argc - 1, argv + 1);
+    if (strcmp(argv[1], "replica") == 0)
+        return cli_bench_replica(argc - 1, argv + 1);
     if (strcmp(argv[1], "net") == 0)
         return cli_bench_net(argc - 1, argv + 1);
     if (strcmp(argv[1], "tokenizer") == 0)

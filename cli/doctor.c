@@ -212,7 +212,8 @@ static bool print_machine(void)
     print_limit("address space limit", RLIMIT_AS);
     print_limit("locked memory limit", RLIMIT_MEMLOCK);
     print_limit("open files limit", RLIMIT_NOFILE);
-    printf("  MPI                    %s\n", transport_mpi_version());
+    printf("  MPI                    %s, %s\n", transport_mpi_version(),
+           transport_mpi_is_cuda_aware() ? "CUDA-aware" : "not CUDA-aware");
     struct kernels *k;
     struct kernels_machine machine;
     struct kernels_options options = {0};

@@ -5,6 +5,9 @@
 #include "cluster/transport.h"
 
 #include <mpi.h>
+#if defined(OPEN_MPI) && OPEN_MPI
+#include <mpi-ext.h>
+#endif
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -317,6 +320,15 @@ const char *transport_mpi_version(void)
     text[strcspn(text, ",\n")] = '\0';
     memcpy(line, text, sizeof line);
     return line;
+}
+
+bool transport_mpi_is_cuda_aware(void)
+{
+#if defined(MPIX_CUDA_AWARE_SUPPORT)
+    return MPIX_Query_cuda_support() == 1;
+#else
+    return false;
+#endif
 }
 
 /* ---- messages ------------------------------------------------------------------------------- */

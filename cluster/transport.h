@@ -133,5 +133,8 @@ enum status transport_inproc_create(int n_ranks, struct transport **out, struct 
 enum status transport_mpi_create(struct transport **out, struct err *err);
 /* The MPI library's own version line, for doctor; borrowed static storage. */
 const char *transport_mpi_version(void);
+/* Whether the library says that it takes addresses of GPU memory (MPIX_Query_cuda_support); false
+ * where it cannot be asked. For doctor: rows travel through pinned host memory either way. */
+bool transport_mpi_is_cuda_aware(void);
 
 #endif

@@ -179,13 +179,8 @@ static enum status check_call(const struct cuda_attention *a, int n_heads,
     if (a == NULL)
         return err_set(err, STATUS_INVALID,
                        "attention: the stream was reserved without attention heads");
-    if (n_heads != a->shape.n_heads || kv->n_kv_heads != a->shape.n_kv_heads ||
-        kv->head_dim != a->head_dim)
-        return err_set(err, STATUS_INVALID,
-                       "attention: %d heads, %d kv heads of %d; the stream was reserved for %d, "
-                       "%d of %d",
-                       n_heads, kv->n_kv_heads, kv->head_dim, a->shape.n_heads, a->shape.n_kv_heads,
-                       a->head_dim);
+    assert(n_heads == a->shape.n_heads && kv->n_kv_heads == a->shape.n_kv_heads &&
+           kv->head_dim == a->head_dim); /* the front end has looked */
     if (kv->dtype != DTYPE_BF16)
         return err_set(err, STATUS_UNSUPPORTED,
                        "attention on the GPU reads KV in bf16 only: leave out --kv-dtype");

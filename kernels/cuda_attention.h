@@ -7,7 +7,7 @@
  *     l = l f + sum p_i,  acc = acc f + (sum bf16(p_i) v_i from zero, ascending by 16 positions)
  * Pieces are added in ascending order:
  *     M' = max(M, m),  a = 2^((M - M') c),  b = 2^((m - M') c),  L = L a + l b,  A = A a + acc b
- * and out = A / L. A step or piece that a row does not see changes no bit of it. The split kernel
+ * and out = A (1 / L). A step or piece that a row does not see changes no bit of it. The split kernel
  * always computes so; the tile kernel does when it is deterministic, else it takes all positions
  * for one piece. */
 #ifndef KERNELS_CUDA_ATTENTION_H

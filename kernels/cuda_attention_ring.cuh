@@ -55,9 +55,10 @@ split_unit_at(const struct cuda_attention_args &a, const struct cuda_attention_i
     return u;
 }
 
-/* Where a warp's copies stand: part `part` of its step of piece `piece` of unit `unit`. */
+/* Where a warp's copies stand: its step of piece `piece` of unit `unit`. Which part of it comes
+ * next is known where copies are started: always STAGES - 1 after the part that is being used. */
 struct split_cursor {
-    int32_t unit, piece, part, stage;
+    int32_t unit, piece, stage;
     uint32_t rows[2]; /* pool rows of positions lane and lane + 32 of the step */
 };
 
@@ -87,22 +88,21 @@ split_cursor_next(const struct cuda_attention_args &a, const struct cuda_batch &
     }
     c->unit = unit;
     c->piece = piece;
-    c->part = 0;
 }
 
-/* Sends for the next part, or for nothing behind the last one: a group either way, so that counting
- * groups is counting parts. */
+/* Sends for part `at` of the step (K, then V), or for nothing behind the last unit: a group either
+ * way, so that counting groups is counting parts. */
 template <int D>
 static __device__ __forceinline__ void
 split_copy(const struct cuda_attention_args &a, const struct cuda_batch &b, int32_t n_units,
-           unsigned char *ring, int warp, int lane, struct split_cursor *c)
+           unsigned char *ring, int warp, int lane, int at, struct split_cursor *c)
 {
     typedef split_shape<D> shape;
     typedef attention_row<D> row_shape;
     if (c->unit < n_units) {
         unsigned char *to = ring + c->stage * shape::PART_BYTES;
-        const uint32_t offset = c->part < PARTS ? 0u : (uint32_t)a.blocks.size;
-        const int part = c->part % PARTS;
+        const uint32_t offset = at < PARTS ? 0u : (uint32_t)a.blocks.size;
+        const int part = at % PARTS;
         const uint32_t mine = part < PARTS / 2 ? c->rows[0] : c->rows[1];
         const int down = lane / row_shape::ACROSS, across = lane % row_shape::ACROSS;
 #pragma unroll
@@ -117,7 +117,7 @@ split_copy(const struct cuda_attention_args &a, const struct cuda_batch &b, int3
                                       (across + i * row_shape::ACROSS) * 16,
                                   source + i * row_shape::ACROSS * 16, is_there);
         }
-        if (++c->part == 2 * PARTS)
+        if (at == 2 * PARTS - 1)
             split_cursor_next<D>(a, b, n_units, warp, lane, false, c);
     }
     cuda_copy_commit();

@@ -71,7 +71,8 @@ split_step(const struct cuda_attention_args &a, const struct cuda_batch &b,
         for (int part = 0; part < PARTS; part++) {
             cuda_copy_wait<shape::STAGES - 2>();
             __syncwarp(); /* everyone's copies are there, and the part before has been read */
-            split_copy<D>(a, b, n_units, ring, warp, lane, cursor);
+            split_copy<D>(a, b, n_units, ring, warp, lane, (part + shape::STAGES - 1) % (2 * PARTS),
+                          cursor);
             const unsigned char *k = ring + *stage * shape::PART_BYTES;
 #pragma unroll
             for (int i = 0; i < D / 16; i++) {
@@ -117,7 +118,8 @@ split_step(const struct cuda_attention_args &a, const struct cuda_batch &b,
     for (int part = 0; part < PARTS; part++) {
         cuda_copy_wait<shape::STAGES - 2>();
         __syncwarp();
-        split_copy<D>(a, b, n_units, ring, warp, lane, cursor);
+        split_copy<D>(a, b, n_units, ring, warp, lane,
+                      (PARTS + part + shape::STAGES - 1) % (2 * PARTS), cursor);
         const unsigned char *v = ring + *stage * shape::PART_BYTES;
 #pragma unroll
         for (int i = 0; i < D / 16; i++) {
@@ -242,12 +244,14 @@ split_add_piece(const struct cuda_attention_args &a, const struct split_unit &u,
             sums->acc[n][2 * r] = attention_merged(merge, before.x, sums->acc[n][2 * r]);
             sums->acc[n][2 * r + 1] = attention_merged(merge, before.y, sums->acc[n][2 * r + 1]);
         }
-        if (is_end && query < u.n_queries)
+        if (is_end && query < u.n_queries) {
+            const float inverse = 1.0f / sums->l[r];
+            uint16_t *to = split_output(a, u, query, D) + lane % 4 * 2;
 #pragma unroll
             for (int n = 0; n < D / 8; n++)
-                *(uint32_t *)(split_output(a, u, query, D) + n * 8 + lane % 4 * 2) =
-                    cuda_bf16x2_pack(sums->acc[n][2 * r] / sums->l[r],
-                                     sums->acc[n][2 * r + 1] / sums->l[r]);
+                *(uint32_t *)(to + n * 8) = cuda_bf16x2_pack(sums->acc[n][2 * r] * inverse,
+                                                             sums->acc[n][2 * r + 1] * inverse);
+        }
     }
     if (is_end)
         return;
@@ -286,7 +290,7 @@ static __device__ __forceinline__ void split_combine(const struct cuda_attention
                 sum = attention_merged(merge, sum, partial[i]);
             }
         }
-        split_output(a, u, query, D)[column] = cuda_float_to_bf16(sum / l);
+        split_output(a, u, query, D)[column] = cuda_float_to_bf16(sum * (1.0f / l));
     }
 }
 
@@ -342,11 +346,12 @@ __global__ void __launch_bounds__(THREADS, split_shape<D>::BLOCKS)
     const struct cuda_batch &b = *a.batch;
     const int32_t n_units = b.n_split_items * split_units(a);
     unsigned char *ring = shared + warp * shape::STAGES * shape::PART_BYTES;
-    struct split_cursor cursor = {(int32_t)blockIdx.x, 0, 0, 0, {0, 0}};
+    struct split_cursor cursor = {(int32_t)blockIdx.x, 0, 0, {0, 0}};
     int stage = 0;
     split_cursor_next<D>(a, b, n_units, warp, lane, true, &cursor);
+#pragma unroll
     for (int i = 0; i < shape::STAGES - 1; i++)
-        split_copy<D>(a, b, n_units, ring, warp, lane, &cursor);
+        split_copy<D>(a, b, n_units, ring, warp, lane, i, &cursor);
     for (int32_t at = (int32_t)blockIdx.x; at < n_units; at += (int32_t)gridDim.x) {
         const struct split_unit u = split_unit_at(a, b.split_items, at);
         const int32_t end = u.item.first_piece + u.item.n_pieces;

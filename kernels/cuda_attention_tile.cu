@@ -133,7 +133,7 @@ static __device__ __forceinline__ void tile_scores(const unsigned char *q, const
 #pragma unroll
     for (int i = 0; i < D / 16; i++) {
         uint32_t left[M][4];
-        attention_keep_order(i, M == 2 ? 1 : 2);
+        attention_keep_order(i, D == 128 ? 1 : 2);
 #pragma unroll
         for (int f = 0; f < M; f++)
             cuda_ldmatrix_x4(left[f],
@@ -168,7 +168,7 @@ tile_values(const unsigned char *v, int lane, const uint32_t p[M][STEP / 16][4],
             for (int e = 0; e < 8; e++)
                 product[f][e / 4][e % 4] =
                     IS_FROM_ZERO ? 0.0f : sums[f].acc[2 * i + e / 4][e % 4] * factor[f][e % 4 / 2];
-        attention_keep_order(i, M == 2 ? 1 : 2);
+        attention_keep_order(i, D == 128 ? 1 : 2);
 #pragma unroll
         for (int n = 0; n < STEP / 16; n++) {
             uint32_t right[4];
@@ -248,14 +248,15 @@ static __device__ __forceinline__ void tile_write(const struct cuda_attention_ar
         const int row = first + lane / 4 + 8 * r;
         if (row >= work.item.n_rows)
             continue;
+        const float inverse = 1.0f / sums.l[r];
         uint16_t *to =
             a.out +
             ((size_t)(work.item.first_row + row) * (size_t)a.n_heads + (size_t)work.head) * D +
             lane % 4 * 2;
 #pragma unroll
         for (int n = 0; n < D / 8; n++)
-            *(uint32_t *)(to + n * 8) = cuda_bf16x2_pack(sums.acc[n][2 * r] / sums.l[r],
-                                                         sums.acc[n][2 * r + 1] / sums.l[r]);
+            *(uint32_t *)(to + n * 8) =
+                cuda_bf16x2_pack(sums.acc[n][2 * r] * inverse, sums.acc[n][2 * r + 1] * inverse);
     }
 }
 
@@ -293,7 +294,6 @@ __global__ void __launch_bounds__(THREADS, (tile_shape<D, M, IS_DETERMINISTIC>::
     struct tile_work *work = (struct tile_work *)(rows + 2 * STEP);
     if (!tile_begin(a, work))
         return;
-    const int32_t first_row = work->item.first_position + first;
     struct tile_sums<D> sums[M], all;
 #pragma unroll
     for (int f = 0; f < M; f++)
@@ -307,7 +307,8 @@ __global__ void __launch_bounds__(THREADS, (tile_shape<D, M, IS_DETERMINISTIC>::
     cuda_copy_commit();
     for (int step = 0; step < work->n_steps; step++) {
         /* Not past the warp's last row, and nothing without a row. */
-        const bool is_seen = step * STEP < first_row + 16 * M && first < work->item.n_rows;
+        const bool is_seen =
+            first < work->item.n_rows && step * STEP < work->item.first_position + first + 16 * M;
         uint32_t p[M][STEP / 16][4];
         float factor[M][2];
         float scores[M][STEP / 8][4];
@@ -327,7 +328,8 @@ __global__ void __launch_bounds__(THREADS, (tile_shape<D, M, IS_DETERMINISTIC>::
         }
         if (!is_seen)
             continue;
-        tile_softmax<D, M>(a, step * STEP, first_row, lane, scores, sums, factor);
+        tile_softmax<D, M>(a, step * STEP, work->item.first_position + first, lane, scores, sums,
+                           factor);
 #pragma unroll
         for (int f = 0; f < M; f++)
 #pragma unroll

@@ -350,7 +350,8 @@ __global__ static void sample_pick(struct sample_args a)
         }
         return;
     }
-    total_masses(&a, &row, &total);
+    if (row.live->temperature > 0 || row.live->n_logprobs > 0)
+        total_masses(&a, &row, &total); /* else nobody has weighed */
     double largest = (double)select_logit((uint32_t)(total.best >> 32));
     const struct select_weights w = {largest, (double)row.live->temperature, a.scale};
     int32_t id = select_rank_id(total.best);

@@ -73,6 +73,7 @@ stage units_emulated_asan 600 env CAROUSEL_EMULATOR_LAZY=0 CAROUSEL_EMULATOR_ORD
     make --no-print-directory "$jobs" unit CUDA=emulated SAN=address,undefined OPT=-O1
 stage fuzz_build 600 make --no-print-directory "$jobs" fuzz-bins
 stage fuzz 900 scripts/fuzz.sh "$FUZZ_SECONDS" build/fuzz
+stage build_emulated 600 make --no-print-directory "$jobs" build/emulated/carousel CUDA=emulated
 for script in tests/e2e_*.py; do
     name=$(basename "$script" .py)
     [ "$name" = e2e_lib ] || stage "$name" 600 /usr/bin/python3 "$script"

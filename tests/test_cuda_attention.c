@@ -256,6 +256,28 @@ static void test_cuda_attention_of_nothing_writes_nothing(void **state)
     free(w.out);
 }
 
+/* What the kernels cannot do is said when the stream is reserved, or at the call, with the values.
+ */
+static void test_cuda_attention_refuses_other_shapes(void **state)
+{
+    (void)state;
+    struct backend b;
+    if (!backend_open("cuda", 1, &b))
+        return;
+    const struct kernels_limits limits = {.n_rows = 4,
+                                          .n_segments = 2,
+                                          .n_table = 8,
+                                          .block_size = 16,
+                                          .n_heads = 4,
+                                          .n_kv_heads = 2,
+                                          .head_dim = 48};
+    struct err err = {0};
+    assert_int_equal(kernels_stream_reserve(b.s, &limits, &err), STATUS_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "head_dim 48"));
+    assert_non_null(strstr(err.message, "96 128"));
+    backend_close(&b);
+}
+
 static void test_cuda_attention_divides_positions_exactly(void **state)
 {
     (void)state;
@@ -282,6 +304,7 @@ int main(void)
         cmocka_unit_test(test_cuda_attention_bits_do_not_depend_on_the_order_of_threads),
 #endif
         cmocka_unit_test(test_cuda_attention_of_nothing_writes_nothing),
+        cmocka_unit_test(test_cuda_attention_refuses_other_shapes),
         cmocka_unit_test(test_cuda_attention_divides_positions_exactly),
     };
 #ifdef CAROUSEL_CUDA_EMULATED

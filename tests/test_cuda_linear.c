@@ -24,8 +24,8 @@ struct layer {
 static void layer_open(const struct backend *b, struct layer *l, const int *rows, int n_jobs, int k,
                        bool is_joined, uint64_t seed)
 {
-    const struct weight *sources[MAX_JOBS];
-    struct kernels_weight loaded[MAX_JOBS];
+    const struct weight *sources[MAX_JOBS] = {0};
+    struct kernels_weight loaded[MAX_JOBS] = {0};
     struct err err = {0};
     *l = (struct layer){.n_jobs = n_jobs, .k = k};
     for (int j = 0; j < n_jobs; j++) {

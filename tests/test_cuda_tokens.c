@@ -278,6 +278,36 @@ static void test_cuda_tokens_recorded_once_for_all_batches(void **state)
     run(*state, true);
 }
 
+/* More rows than one launch takes: every row has the lambda it has alone. */
+static void test_cuda_tokens_gate_of_many_rows(void **state)
+{
+    struct world *w = *state;
+    enum { N = 600 };
+    static float lambda[N];
+    static int32_t rows[N];
+    struct err err = {0};
+    struct kernels_buffer out = {0};
+    float *y = w->flights[0].y;
+    for (int i = 0; i < MAX_ROWS * D; i++)
+        y[i] = 2 * centred(w);
+    for (int i = 0; i < N; i++)
+        rows[i] = below(w, MAX_ROWS);
+    cuda_must(kernels_alloc(w->k, sizeof lambda, false, &out, &err), &err);
+    cuda_must(kernels_upload(w->s, w->y.data, y, MAX_ROWS * D * sizeof(float), &err), &err);
+    cuda_must(kernels_gate(w->s, out.data, w->y.data, rows, N, &w->gate, &w->bias, &err), &err);
+    cuda_must(kernels_download(w->s, lambda, out.data, sizeof lambda, &err), &err);
+    cuda_must(kernels_stream_sync(w->s, &err), &err);
+    for (int i = 0; i < N; i++) {
+        double sum = (double)w->bias_value;
+        for (int j = 0; j < D; j++)
+            sum += (double)w->gate_values[j] * (double)y[rows[i] * D + j];
+        assert_true(fabs((double)lambda[i] - 1 / (1 + exp(-sum))) < 1e-5);
+        for (int j = 0; j < i; j++)
+            assert_true(rows[i] != rows[j] || lambda[i] == lambda[j]);
+    }
+    kernels_free(w->k, &out);
+}
+
 static void test_cuda_tokens_a_head_of_another_size_is_refused(void **state)
 {
     struct world *w = *state;
@@ -300,6 +330,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         WITH_WORLD(test_cuda_tokens_two_batches_in_flight),
         WITH_WORLD(test_cuda_tokens_recorded_once_for_all_batches),
+        WITH_WORLD(test_cuda_tokens_gate_of_many_rows),
         WITH_WORLD(test_cuda_tokens_a_head_of_another_size_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

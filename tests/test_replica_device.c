@@ -206,13 +206,13 @@ static void test_replica_batches_in_flight_equal_single_ones(void **state)
 
 /* ---- recorded sizes ------------------------------------------------------------------------- */
 
-/* Batches of 1 .. 80 rows one after the other: the first of each size is recorded at a size of its
- * own or a larger one, and those behind repeat it with other sequences. Then one that is too large
- * to be recorded. */
+/* Batches of 1 .. 80 rows one after the other: the first of each size runs at a size of its own or
+ * a larger one, the second is recorded there, and those behind repeat it with other sequences. Then
+ * one that is too large to be recorded. */
 static void test_replica_recorded_batches_equal_single_ones(void **state)
 {
     (void)state;
-    static const int sizes[] = {1, 3, 4, 2, 20, 24, 80, 70, 80, 5};
+    static const int sizes[] = {1, 3, 4, 2, 20, 24, 80, 70, 80, 5, 22, 1, 1};
     static struct batch_outcome alone[N_SEQUENCES];
     struct piece pieces[N_SEQUENCES];
     if (!world_open_on(&w, &ON_GPU, 1, NULL))

@@ -23,10 +23,10 @@ struct worker_config {
     bool kv_dtype_auto; /* F32 for F32 checkpoints on a CPU, else BF16 */
     uint32_t ring_size; /* 0 = default */
     uint32_t block_size;
-    uint32_t max_batch_rows;
+    uint32_t max_batch_rows; /* 0: 256 on a CPU, 1024 on a GPU */
     uint32_t max_sequences;
-    uint32_t prefill_chunk;
-    uint32_t n_in_flight; /* batches at once, 1 or 2; 0: as many as the backend gains from */
+    uint32_t prefill_chunk; /* 0: 64, 512 */
+    uint32_t n_in_flight;   /* batches at once, 1 or 2; 0: as many as the backend gains from */
     enum batching batching;
     uint64_t wait_deadline_ns; /* 0 = by the rule */
     uint64_t trace_bytes;      /* of the ring buffer of trace records; 0: nothing is recorded */

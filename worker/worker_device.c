@@ -50,9 +50,11 @@ static bool is_usable(int device)
 static bool should_use_gpu(const struct worker_config *config, const struct transport *transport)
 {
     int n_devices = kernels_cuda_devices();
+    bool wants_cpu =
+        config->isa != NULL || (!config->kv_dtype_auto && config->kv_dtype == DTYPE_F32);
     if (config->device >= 0 || config->gpu_memory_fraction > 0)
         return true;
-    return n_devices > 0 && is_usable(local_worker(transport) % n_devices);
+    return !wants_cpu && n_devices > 0 && is_usable(local_worker(transport) % n_devices);
 }
 
 enum status worker_device_choose(const struct worker_config *config,

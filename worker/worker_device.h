@@ -22,7 +22,8 @@ struct worker_device {
 enum status worker_device_pick(int asked, int local_worker, int n_devices, int *out,
                                struct err *err);
 
-/* Backend "auto" becomes "cuda" where a GPU works or an option asks for one. STATUS_UNSUPPORTED
+/* Backend "auto" becomes "cuda" where an option asks for a GPU, or where one works and no option (a
+ * level of CPUs, fp32 KV) asks for the CPU. STATUS_UNSUPPORTED
  * with why the GPU cannot be used, or for an option that only the other backend knows. */
 enum status worker_device_choose(const struct worker_config *config,
                                  const struct transport *transport, struct worker_device *out,

@@ -103,6 +103,23 @@ static enum status worker_prepare_rows(struct worker *w, struct err *err)
     return status;
 }
 
+/* Rows of a batch at most, and of one prompt in it. A GPU needs hundreds of rows to be busy with
+ * products, and does that many in a few milliseconds; on a CPU a batch this large would keep
+ * everybody else waiting for a token. */
+enum { CPU_BATCH_ROWS = 256, CPU_CHUNK = 64, GPU_BATCH_ROWS = 1024, GPU_CHUNK = 512 };
+
+static uint32_t max_batch_rows(const struct worker *w)
+{
+    uint32_t by_backend = w->device.is_gpu ? GPU_BATCH_ROWS : CPU_BATCH_ROWS;
+    return w->config->max_batch_rows > 0 ? w->config->max_batch_rows : by_backend;
+}
+
+static uint32_t prefill_chunk(const struct worker *w)
+{
+    uint32_t by_backend = w->device.is_gpu ? GPU_CHUNK : CPU_CHUNK;
+    return w->config->prefill_chunk > 0 ? w->config->prefill_chunk : by_backend;
+}
+
 static enum status worker_build(struct worker *w, const struct control_welcome *welcome,
                                 struct control_ready *ready, struct err *err)
 {
@@ -122,7 +139,7 @@ static enum status worker_build(struct worker *w, const struct control_welcome *
         .kv_dtype = config->kv_dtype,
         .kv_bytes = welcome->kv_bytes,
         .block_size = config->block_size,
-        .max_batch_rows = config->max_batch_rows,
+        .max_batch_rows = max_batch_rows(w),
         .max_sequences = config->max_sequences,
     };
     if (config->kv_dtype_auto)
@@ -154,8 +171,8 @@ static enum status worker_build(struct worker *w, const struct control_welcome *
         .block_size = geometry->block_size,
         .n_slots = geometry->n_slots,
         .max_sequences = config->max_sequences,
-        .max_batch_rows = config->max_batch_rows,
-        .prefill_chunk = config->prefill_chunk,
+        .max_batch_rows = max_batch_rows(w),
+        .prefill_chunk = prefill_chunk(w),
         .n_in_flight = w->n_in_flight,
         .batching = config->batching,
         .wait_deadline_ns = config->wait_deadline_ns,
@@ -168,8 +185,8 @@ static enum status worker_build(struct worker *w, const struct control_welcome *
     if (status != STATUS_OK)
         return status;
     /* A batch has at most one segment a row. */
-    status = compute_create(w->replica, config->max_batch_rows, worker_wake, w->transport,
-                            &w->compute, err);
+    status =
+        compute_create(w->replica, max_batch_rows(w), worker_wake, w->transport, &w->compute, err);
     if (status != STATUS_OK)
         return status;
     *ready = (struct control_ready){
