@@ -160,7 +160,7 @@ def test_options(c):
 
 
 def test_doctor(c):
-    result = run("doctor", timeout=150)
+    result = run("doctor", timeout=250)
     c.check(result.code == 0 and result.out.rstrip().endswith("all well"), f"doctor: {result.out[-1500:]}{result}")
     hashes = [line.split()[-1] for line in result.out.splitlines() if line.startswith("  ok    cuda ")]
     c.check(len(hashes) == 5 and len(set(hashes)) == 1, f"doctor's runs on the GPU: {hashes}")
