@@ -53,7 +53,7 @@ static uint64_t positions_that_fit(const struct checkpoint *cp, enum dtype kv, i
 static uint64_t positions_on_gpu(const struct checkpoint *cp, const struct kernels_device *gpu)
 {
     struct replica_config config = {
-        .kv_dtype = DTYPE_BF16, .kv_bytes = UINT64_MAX, .block_size = 16, .max_batch_rows = 256};
+        .kv_dtype = DTYPE_BF16, .kv_bytes = UINT64_MAX, .block_size = 16, .max_batch_rows = 1024};
     struct replica_geometry geometry;
     if (replica_plan(&cp->config, &config, &geometry, NULL) != STATUS_OK)
         return 0;

@@ -167,13 +167,37 @@ class Check:
             self.target("ready, 1 / seconds", 1 / b["ready_s"], 1 / 3, "1/s")
         return b
 
+    def lens(self, chunk, *more):
+        """{(position, loop, id): logit} of a prompt's likeliest tokens, run in chunks of that many rows."""
+        vocab = json.loads((self.model() / "config.json").read_text())["vocab_size"]
+        ids = ",".join(str((7919 * i + 13) % vocab) for i in range(24 if self.is_rehearsal else 200))
+        memory = ["--kv-memory", "64M"] if self.is_rehearsal else []
+        found = self.carousel_json("lens", self.model(), "--ids", ids, "--backend", "cuda", "--top", "20",
+                                   "--prefill-chunk", str(chunk), *memory, *more)
+        return {(p["position"], loop["loop"], entry["id"]): entry["logit"]
+                for p in found["positions"] for loop in p["loops"] for entry in loop["top"]}
+
+    def logit_difference(self, *more):
+        """Largest difference of a logit between two ways to cut a prompt into batches, over the largest logit."""
+        one, other = self.lens(1000, *more), self.lens(5, *more)
+        both = one.keys() & other.keys()
+        largest = max(abs(v) for v in one.values())
+        same = sum(one[k] == other[k] for k in both)
+        return {"compared": len(both), "same_bits": same, "other_ids": len(one.keys() ^ other.keys()),
+                "largest": max(abs(one[k] - other[k]) for k in both) / largest}
+
     def invariance_part(self):
-        """What --deterministic costs."""
+        """What --deterministic costs, and what a prompt's cut into batches changes with and without it."""
+        differences = {"fast": self.logit_difference(), "deterministic": self.logit_difference("--deterministic")}
+        d = differences["deterministic"]
+        if d["largest"] != 0 or d["other_ids"]:
+            raise Failure(f"--deterministic: the cut into batches shows in the logits: {d}")
         fast = self.bench or self.bench_replica()
         slow = self.bench_replica("--deterministic")
         rows = [{"sequences": f["sequences"], "fast_ms": f["step_ms"], "deterministic_ms": s["step_ms"],
                  "ratio": s["step_ms"] / f["step_ms"]} for f, s in zip(fast["decode"], slow["decode"])]
-        return {"decode": rows, "prefill_ratio": slow["prefill"]["seconds"] / fast["prefill"]["seconds"]}
+        return {"logits": differences, "decode": rows,
+                "prefill_ratio": slow["prefill"]["seconds"] / fast["prefill"]["seconds"]}
 
     def exits_part(self):
         """Full depth beside exits at 0.1/0.3/0.3/0.3, one wave of 32 sequences on one worker."""

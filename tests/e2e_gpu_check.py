@@ -35,6 +35,11 @@ def main():
     kv = 2 * 4 * 2 * 2 * (2 * 16) * 64
     first = targets["decode"][0]
     c.check(first["bytes"] == weights + kv, f"bytes of a step: {first['bytes']} and {weights + kv}")
+    logits = report["parts"]["invariance"]["logits"]
+    c.check(logits["deterministic"]["same_bits"] == logits["deterministic"]["compared"] > 1000,
+            f"--deterministic: the cut does not show: {logits}")
+    c.check(0 < logits["fast"]["largest"] < 0.05, f"without it it does, a little: {logits}")
+    c.note(f"cut into batches, fast: {logits['fast']}")
     names = [row["name"] for row in report["targets"]]
     for word in ("decode, 1 sequences", "device busy", "prefill"):
         c.check(any(word in name for name in names), f"a target '{word}': {names}")
