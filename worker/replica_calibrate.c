@@ -56,7 +56,9 @@ static enum status time_layer(struct replica *r, int layer, uint32_t n, uint64_t
  * Whole batches, as they will run: one layer is over before the clock has seen anything, and what a
  * row costs shows at hundreds of rows only. */
 
-enum { MANY_DEVICE_ROWS = 512 };
+/* Before a small batch runs as it will from then on: algorithms are chosen, kernels are loaded, the
+ * recording is made. */
+enum { MANY_DEVICE_ROWS = 512, N_UNTIL_RECORDED = 3 };
 
 /* A batch of one-row segments, each with a block of its own. */
 struct calibrate_batch {
@@ -100,20 +102,21 @@ static enum status make_batch(const struct replica *r, uint32_t n, struct calibr
     return STATUS_OK;
 }
 
-/* The median of some runs, after one that records it. */
-static enum status time_batch(struct replica *r, uint32_t n, struct calibrate_batch *c,
-                              uint64_t *took_ns, struct err *err)
+/* The median of some runs, after n_before others. */
+static enum status time_batch(struct replica *r, uint32_t n, int n_before,
+                              struct calibrate_batch *c, uint64_t *took_ns, struct err *err)
 {
-    uint64_t ns[N_REPEATS + 1];
+    uint64_t ns[N_REPEATS] = {0};
     enum status st = STATUS_OK;
     c->b.n_rows = c->b.n_segments = n;
-    for (int i = 0; i <= N_REPEATS && st == STATUS_OK; i++) {
+    for (int i = -n_before; i < N_REPEATS && st == STATUS_OK; i++) {
         uint64_t start_ns = host_now_ns();
         st = replica_run(r, &c->b, &c->result, err);
-        ns[i] = host_now_ns() - start_ns;
+        if (i >= 0)
+            ns[i] = host_now_ns() - start_ns;
     }
     if (st == STATUS_OK)
-        *took_ns = median3(ns[1], ns[2], ns[3]);
+        *took_ns = median3(ns[0], ns[1], ns[2]);
     return st;
 }
 
@@ -123,9 +126,9 @@ static enum status time_device(struct replica *r, uint32_t many, uint64_t *one_n
     struct calibrate_batch c = {0};
     enum status st = make_batch(r, many, &c, err);
     if (st == STATUS_OK)
-        st = time_batch(r, 1, &c, one_ns, err);
+        st = time_batch(r, 1, N_UNTIL_RECORDED, &c, one_ns, err);
     if (st == STATUS_OK)
-        st = time_batch(r, many, &c, many_ns, err);
+        st = time_batch(r, many, 1, &c, many_ns, err);
     free_batch(&c);
     return st;
 }
