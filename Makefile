@@ -87,7 +87,7 @@ MAIN_OBJ := $(BASE)/cli/main.o $(BASE)/cli/bench.o
 CLI_OBJ := $(filter-out $(MAIN_OBJ),$(CLI:%.c=$(BASE)/%.o))
 # Tests of the backend are built where it is; an emulated build runs only what the backend is part of.
 UNIT_ALL := $(sort $(wildcard tests/test_*.c))
-UNIT_EMULATED := $(sort $(wildcard $(foreach w,cuda emulator kernels replica,tests/test_*$(w)*.c)))
+UNIT_EMULATED := $(sort $(wildcard $(foreach w,cuda emulator kernels replica worker_rows,tests/test_*$(w)*.c)))
 UNIT_no  := $(filter-out tests/test_cuda% tests/test_emulator%,$(UNIT_ALL))
 UNIT_real := $(filter-out tests/test_emulator%,$(UNIT_ALL))
 UNIT_emulated := $(UNIT_EMULATED)

@@ -215,6 +215,15 @@ static struct trace_cost trace_cost(const struct bench_report *report, int n_wor
     return cost;
 }
 
+/* Coordinator and workers decide it by this: all or none. */
+static bool are_rows_apart(const struct session *s)
+{
+    for (uint32_t w = 0; w < coordinator_n_workers(s->coordinator); w++)
+        if (!coordinator_worker_hello(s->coordinator, w)->is_direct)
+            return false;
+    return true;
+}
+
 static void print_json(const struct bench_report *report, const struct bench_measure *m,
                        const struct session *s, const struct bench_workload *w, struct totals t)
 {
@@ -238,6 +247,7 @@ static void print_json(const struct bench_report *report, const struct bench_mea
         quantiles(m->ttft_ms, m->n), "tpot_ms", quantiles(m->tpot_ms, m->n), "exits", exits,
         "loop_rows", (json_int_t)t.rows, "bytes_sent", (json_int_t)t.bytes, "tokens_hash", hash,
         "workers", workers);
+    json_object_set_new(root, "rows_apart", json_boolean(are_rows_apart(s)));
     json_object_set_new(root, "coordinator_cpu_s",
                         json_real((double)report->coordinator_cpu_ns / 1e9));
     if (steady_seconds(m) > 0) {

@@ -111,6 +111,7 @@ static void session_worker_config(const struct session *s, struct worker_config 
         .backend = session_backend_name(o),
         .device = o->device,
         .gpu_memory_fraction = o->gpu_memory_fraction,
+        .cuda_aware = (enum worker_cuda_aware)o->cuda_aware,
         .cost_file = session_is_timed(s) ? s->cost_file : NULL,
         .isa = o->isa,
         .kv_dtype = o->kv_dtype == 2 ? DTYPE_BF16 : DTYPE_F32,

@@ -28,6 +28,7 @@ struct session_options {
     int device;  /* of --device; -1: none was given */
     double gpu_memory_fraction;
     bool has_fraction, is_deterministic;
+    int cuda_aware; /* enum worker_cuda_aware */
     const char *isa;
     int n_threads;
     uint64_t kv_bytes;
@@ -57,7 +58,7 @@ const char *session_backend_name(const struct session_options *o);
 /* Options that make no sense together, before anything is started. STATUS_INVALID. */
 enum status session_check_backend(const struct session_options *o, struct err *err);
 
-enum { SESSION_N_SPECS = 30 };
+enum { SESSION_N_SPECS = 31 };
 /* Defaults; then the option table that fills it: specs[] has room for SESSION_N_SPECS. */
 void session_options_init(struct session_options *o);
 struct option_group session_options_group(struct session_options *o, struct option_spec *specs);

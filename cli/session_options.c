@@ -36,6 +36,10 @@ enum status session_check_backend(const struct session_options *o, struct err *e
         return err_set(err, STATUS_INVALID,
                        "--deterministic is about arithmetic, and --backend timed has none; leave "
                        "one out");
+    if (o->cuda_aware == WORKER_CUDA_AWARE_YES && o->backend == BACKEND_TIMED)
+        return err_set(err, STATUS_INVALID,
+                       "--cuda-aware yes is about rows in memory, and --backend timed has none; "
+                       "leave one out");
     if (o->isa != NULL && o->backend == BACKEND_CUDA)
         return err_set(err, STATUS_INVALID,
                        "--isa %s is a level of CPUs, and --backend cuda computes on a GPU; leave "
@@ -91,6 +95,8 @@ struct option_group session_options_group(struct session_options *o, struct opti
          "of a GPU, for a worker (default: 0.9 by its workers)", &o->has_fraction},
         {"deterministic", 0, OPTION_FLAG, &o->is_deterministic, NULL, NULL, 0, 0,
          "GPU: the same bits in any batch, as on the CPU", NULL},
+        {"cuda-aware", 0, OPTION_CHOICE, &o->cuda_aware, NULL, "auto|yes|no", 0, 0,
+         "MPI takes rows from GPU memory (auto: as it says)", NULL},
         {"cost", 0, OPTION_STRING, &o->cost_file, "FILE", NULL, 0, 0,
          "how long timed waits: a cost file or its name", NULL},
         {"isa", 0, OPTION_STRING, &o->isa, "LEVEL", NULL, 0, 0,

@@ -27,7 +27,7 @@ static int class_of(size_t cap_bytes)
 static void node_free(struct message_pool *pool, struct message_node *node)
 {
     if (node->is_special)
-        pool->special.free(pool->special.context, node->message.bytes);
+        pool->special.free(pool->special.context, node->message.bytes, node->message.cap_bytes);
     else
         free(node->message.bytes);
     free(node);
@@ -149,6 +149,9 @@ enum status message_pool_acquire(struct message_pool *pool, size_t cap_bytes,
     node->is_complete = false;
     node->message.len_bytes = 0;
     node->message.source = -1;
+    node->message.rows = NULL;
+    node->message.rows_bytes = 0;
+    node->rows = NULL;
     *out = node;
     return STATUS_OK;
 }

@@ -14,11 +14,12 @@
 struct message_node {
     struct transport_message message;
     struct message_node *next;
-    uint64_t announcement[2]; /* mpi: what is sent ahead of a long body */
-    int n_pending;            /* mpi: sends that still read from this node */
-    bool is_complete;         /* mpi: the body has arrived */
-    int size_class;           /* the pool's */
-    bool is_special;          /* the pool's: the bytes are of its special memory */
+    struct message_node *rows; /* mpi: of the pool for second parts; NULL: has none */
+    uint64_t announcement[3];  /* mpi: what is sent ahead of a long body */
+    int n_pending;             /* mpi: sends or receives that still use this node */
+    bool is_complete;          /* mpi: all parts have arrived */
+    int size_class;            /* the pool's */
+    bool is_special;           /* the pool's: the bytes are of its special memory */
 };
 
 struct message_pool;

@@ -163,7 +163,8 @@ static enum status send_now(struct mpi_link *link, int dest, const struct waitin
     if (status != STATUS_OK)
         return status;
     MPI_Request request;
-    MPI_Comm comm = s->kind == MPI_LINK_BODY ? link->bodies : link->heads;
+    MPI_Comm comm =
+        s->kind == MPI_LINK_BODY || s->kind == MPI_LINK_ROWS ? link->bodies : link->heads;
     int code = MPI_Isend(s->bytes, (int)s->n, MPI_BYTE, dest, (int)s->kind, comm, &request);
     if (code != MPI_SUCCESS)
         return failed(link, "MPI_Isend", code, err);
@@ -343,15 +344,14 @@ enum status mpi_link_send(struct mpi_link *link, enum mpi_link_kind kind, int de
     return send_now(link, dest, &send, err);
 }
 
-enum status mpi_link_receive_body(struct mpi_link *link, int source, struct message_node *node,
-                                  struct err *err)
+enum status mpi_link_receive(struct mpi_link *link, enum mpi_link_kind kind, int source,
+                             void *bytes, size_t n, struct message_node *node, struct err *err)
 {
     enum status status = flight_reserve(&link->receives, err);
     if (status != STATUS_OK)
         return status;
     MPI_Request request;
-    int code = MPI_Irecv(node->message.bytes, (int)node->message.len_bytes, MPI_BYTE, source,
-                         MPI_LINK_BODY, link->bodies, &request);
+    int code = MPI_Irecv(bytes, (int)n, MPI_BYTE, source, (int)kind, link->bodies, &request);
     if (code != MPI_SUCCESS)
         return failed(link, "MPI_Irecv of a body", code, err);
     flight_add(&link->receives, request, node, source);

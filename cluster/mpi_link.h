@@ -1,9 +1,10 @@
 /* Every call into the MPI library, behind types of our own: start, non-blocking sends and receives,
  * end.
  *
- * Three kinds of message: whole ones and announcements arrive at the one header receive, from any
- * source; bodies are received one by one from a known source. A function that fails has written the
- * message with the library's own words, and the link is of no further use. One thread at a time. */
+ * Four kinds of message: whole ones and announcements arrive at the one header receive, from any
+ * source; bodies, and rows in device memory, are received one by one from a known source. A
+ * function that fails has written the message with the library's own words, and the link is of no
+ * further use. One thread at a time. */
 #ifndef CLUSTER_MPI_LINK_H
 #define CLUSTER_MPI_LINK_H
 
@@ -14,7 +15,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum mpi_link_kind { MPI_LINK_WHOLE = 1, MPI_LINK_ANNOUNCEMENT = 2, MPI_LINK_BODY = 3 };
+enum mpi_link_kind {
+    MPI_LINK_WHOLE = 1,
+    MPI_LINK_ANNOUNCEMENT = 2,
+    MPI_LINK_BODY = 3,
+    MPI_LINK_ROWS = 5
+};
 
 struct mpi_link;
 
@@ -41,9 +47,10 @@ bool mpi_link_close(struct mpi_link *link, bool is_clean);
 /* Starts a send of bytes [n]; node is what mpi_link_test_sends gives back when it is done. */
 enum status mpi_link_send(struct mpi_link *link, enum mpi_link_kind kind, int dest,
                           const void *bytes, size_t n, struct message_node *node, struct err *err);
-/* Starts the receive of a body into node->message.bytes, len_bytes long. */
-enum status mpi_link_receive_body(struct mpi_link *link, int source, struct message_node *node,
-                                  struct err *err);
+/* Starts the receive of a body or of rows into bytes [n], for which mpi_link_test_bodies gives node
+ * back. */
+enum status mpi_link_receive(struct mpi_link *link, enum mpi_link_kind kind, int source,
+                             void *bytes, size_t n, struct message_node *node, struct err *err);
 /* Starts the header receive into bytes [cap]; at most one at a time. */
 enum status mpi_link_receive_head(struct mpi_link *link, void *bytes, size_t cap, struct err *err);
 

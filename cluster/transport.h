@@ -25,6 +25,10 @@ struct transport_message {
     size_t len_bytes;     /* set by the sender before post; by the transport on receipt */
     size_t cap_bytes;
     int source; /* received messages: the sender's rank */
+    /* The second part, of transport_add_rows or as it came; NULL and 0 without one. Device memory:
+     * only the device may read and write it. */
+    void *rows;
+    size_t rows_bytes;
 };
 
 struct transport_counters {
@@ -36,7 +40,7 @@ struct transport_counters {
  * last free, and then nobody holds `context` any more. */
 struct transport_memory {
     enum status (*alloc)(void *context, size_t len_bytes, void **out, struct err *err);
-    void (*free)(void *context, void *bytes);
+    void (*free)(void *context, void *bytes, size_t len_bytes);
     void (*release)(void *context);
     void *context;
 };
@@ -54,6 +58,10 @@ struct transport_ops {
     void (*wake)(struct transport *t);
     bool (*is_drained)(struct transport *t);
     void (*use_memory)(struct transport *t, const struct transport_memory *memory);
+    /* Both NULL where messages have no second part. */
+    void (*use_rows_memory)(struct transport *t, const struct transport_memory *memory);
+    enum status (*add_rows)(struct transport *t, struct transport_message *message,
+                            size_t rows_bytes, struct err *err);
     void (*destroy)(struct transport *t);
 };
 
@@ -114,6 +122,26 @@ static inline void transport_use_memory(struct transport *t, const struct transp
 {
     t->ops->use_memory(t, memory);
 }
+/* Whether messages can have a second part, which travels from device memory to device memory. */
+static inline bool transport_carries_rows(const struct transport *t)
+{
+    return t->ops->add_rows != NULL;
+}
+/* Second parts, sent and received, are in this memory, of which the transport takes over one: as
+ * transport_use_memory. Before the first one is sent to this rank. */
+static inline void transport_use_rows_memory(struct transport *t,
+                                             const struct transport_memory *memory)
+{
+    t->ops->use_rows_memory(t, memory);
+}
+/* Gives an acquired message a second part of rows_bytes > 0, to be filled before post and released
+ * with the message; once a message. STATUS_INVALID for too many bytes or without such memory,
+ * STATUS_NO_MEMORY. */
+static inline enum status transport_add_rows(struct transport *t, struct transport_message *message,
+                                             size_t rows_bytes, struct err *err)
+{
+    return t->ops->add_rows(t, message, rows_bytes, err);
+}
 /* NULL is fine. For MPI this finalizes: call it once per rank, at the very end, after goodbyes. */
 static inline void transport_destroy(struct transport *t)
 {
@@ -134,7 +162,7 @@ enum status transport_mpi_create(struct transport **out, struct err *err);
 /* The MPI library's own version line, for doctor; borrowed static storage. */
 const char *transport_mpi_version(void);
 /* Whether the library says that it takes addresses of GPU memory (MPIX_Query_cuda_support); false
- * where it cannot be asked. For doctor: rows travel through pinned host memory either way. */
+ * where it cannot be asked. */
 bool transport_mpi_is_cuda_aware(void);
 
 #endif

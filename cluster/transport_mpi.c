@@ -1,16 +1,15 @@
 /* Carries messages between MPI ranks, whole and in order, and sleeps cheaply when there are none.
  *
  * A message up to WHOLE_BYTES is one MPI message. A longer one is announced (length, number) and
- * its body follows, into a buffer that the receiver has acquired after checking the length. Later
- * messages of that source queue behind the body. How a sleep ends is in mpi_wait.h, every MPI call
- * in mpi_link.c. */
+ * its body follows, into a buffer that the receiver has acquired after checking the length; so is
+ * one with a second part, whose rows follow from device memory to device memory. Later messages of
+ * that source queue behind all of it. Receiving is in transport_mpi_receive.c, how a sleep ends in
+ * mpi_wait.h, every MPI call in mpi_link.c. */
 #include "cluster/transport_mpi.h"
 
 #include "cluster/host.h"
-#include "cluster/message_pool.h"
 #include "cluster/mpi_env.h"
-#include "cluster/mpi_link.h"
-#include "cluster/mpi_wait.h"
+#include "cluster/transport_mpi_state.h"
 
 #include <sched.h>
 #include <signal.h>
@@ -18,10 +17,9 @@
 #include <string.h>
 
 enum {
-    WHOLE_BYTES = 64 << 10, /* eight rows of 2048: a hop is one message, its handling one copy */
     MAX_IDLE_BYTES = 256 << 20,
-    ANNOUNCE_BYTES = 2 * sizeof(uint64_t),
-    N_TESTS = 20 /* before a sleep: one test can miss what the next one sees */
+    MAX_IDLE_ROWS_BYTES = 64 << 20, /* of a device, where KV wants all there is */
+    N_TESTS = 20                    /* before a sleep: one test can miss what the next one sees */
 };
 #define SPIN_NS          (50 * 1000u)         /* with a core of its own: cheaper than a wake-up */
 #define PUSH_NS          (2 * 1000 * 1000u)   /* a long transfer is kept moving this long */
@@ -31,27 +29,7 @@ enum {
 #define NAP_FIRST_NS     (20 * 1000u)         /* likewise, when a reply may be due soon */
 #define DRAIN_NS         (1000 * 1000 * 1000u) /* for what was posted just before destroy */
 
-struct peer {
-    struct message_queue queue; /* behind a body that has not arrived yet */
-    uint64_t n_bodies_sent, n_bodies_received;
-};
-
-struct mpi {
-    struct transport base;
-    struct mpi_link *link;
-    struct message_pool *pool;
-    struct message_node *head_node; /* what the header receive writes into */
-    struct peer *peers;
-    struct mpi_peer_bell *bells; /* by rank; those of other hosts ring nobody */
-    struct message_queue ready;
-    struct mpi_wait waiting;
-    uint64_t last_step_ns; /* when a transfer last began or ended */
-    bool is_event_driven;  /* every peer can end a sleep */
-    bool has_own_core;     /* spinning takes nobody's time */
-    bool has_failed;
-};
-
-static void ring(void *context, int rank)
+void mpi_ring(void *context, int rank)
 {
     struct mpi *m = context;
     mpi_wait_ring(&m->waiting, &m->bells[rank]);
@@ -61,6 +39,22 @@ static enum status note_failure(struct mpi *m, enum status status)
 {
     m->has_failed = m->has_failed || status != STATUS_OK;
     return status;
+}
+
+void mpi_node_release(struct mpi *m, struct message_node *node)
+{
+    if (node != NULL)
+        message_pool_release(m->rows_pool, node->rows);
+    message_pool_release(m->pool, node);
+}
+
+static void release_all(struct mpi *m, struct message_node *first)
+{
+    while (first != NULL) {
+        struct message_node *next = first->next;
+        mpi_node_release(m, first);
+        first = next;
+    }
 }
 
 /* ---- sending -------------------------------------------------------------------------------- */
@@ -79,7 +73,25 @@ static enum status mpi_acquire(struct transport *t, size_t cap_bytes,
 
 static void mpi_release(struct transport *t, struct transport_message *message)
 {
-    message_pool_release(((struct mpi *)t)->pool, (struct message_node *)message);
+    mpi_node_release((struct mpi *)t, (struct message_node *)message);
+}
+
+static enum status mpi_add_rows(struct transport *t, struct transport_message *message,
+                                size_t rows_bytes, struct err *err)
+{
+    struct mpi *m = (struct mpi *)t;
+    struct message_node *node = (struct message_node *)message;
+    if (m->rows_pool == NULL || node->rows != NULL || rows_bytes == 0)
+        return err_set(err, STATUS_INVALID, "a second part of %zu bytes: %s", rows_bytes,
+                       m->rows_pool == NULL ? "this rank has no memory for it"
+                       : rows_bytes == 0    ? "it has nothing in it"
+                                            : "the message has one");
+    enum status status = message_pool_acquire(m->rows_pool, rows_bytes, &node->rows, err);
+    if (status != STATUS_OK)
+        return status;
+    message->rows = node->rows->message.bytes;
+    message->rows_bytes = rows_bytes;
+    return STATUS_OK;
 }
 
 /* node is released when all of its sends are done. */
@@ -107,24 +119,28 @@ static enum status mpi_post(struct transport *t, int dest, struct transport_mess
     }
     message->source = t->rank;
     t->counters.n_messages_sent++;
-    t->counters.n_bytes_sent += n;
+    t->counters.n_bytes_sent += n + message->rows_bytes;
     if (dest == t->rank) {
         message_queue_push(&m->ready, node);
         return STATUS_OK;
     }
     enum status status;
-    if (n <= WHOLE_BYTES) {
+    if (n <= WHOLE_BYTES && message->rows_bytes == 0) {
         status = start_send(m, MPI_LINK_WHOLE, dest, message->bytes, n, node, err);
     } else {
         node->announcement[0] = n;
         node->announcement[1] = m->peers[dest].n_bodies_sent++;
+        node->announcement[2] = message->rows_bytes;
         status = start_send(m, MPI_LINK_ANNOUNCEMENT, dest, node->announcement, ANNOUNCE_BYTES,
                             node, err);
         if (status == STATUS_OK)
             status = start_send(m, MPI_LINK_BODY, dest, message->bytes, n, node, err);
+        if (status == STATUS_OK && message->rows_bytes > 0)
+            status =
+                start_send(m, MPI_LINK_ROWS, dest, message->rows, message->rows_bytes, node, err);
     }
     m->last_step_ns = host_now_ns();
-    ring(m, dest);
+    mpi_ring(m, dest);
     if (status != STATUS_OK && node->n_pending == 0)
         mpi_release(t, message);
     return note_failure(m, status);
@@ -134,106 +150,13 @@ static void send_completed(void *context, struct message_node *node, int peer)
 {
     struct mpi *m = context;
     /* What did not leave at once may have left after the ring that followed its post. */
-    ring(m, peer);
+    mpi_ring(m, peer);
     m->last_step_ns = host_now_ns();
     if (--node->n_pending == 0)
-        message_pool_release(m->pool, node);
+        mpi_node_release(m, node);
 }
 
-/* ---- receiving ------------------------------------------------------------------------------ */
-
-static enum status start_head_receive(struct mpi *m, struct err *err)
-{
-    if (mpi_link_is_head_receive_pending(m->link))
-        return STATUS_OK;
-    if (m->head_node == NULL) {
-        enum status status = message_pool_acquire(m->pool, WHOLE_BYTES, &m->head_node, err);
-        if (status != STATUS_OK)
-            return status;
-    }
-    return mpi_link_receive_head(m->link, m->head_node->message.bytes, WHOLE_BYTES, err);
-}
-
-/* Hands on what is complete, in the order its source has sent it. */
-static void queue_to_ready(struct mpi *m, int source)
-{
-    struct message_queue *queue = &m->peers[source].queue;
-    while (queue->first != NULL && queue->first->is_complete)
-        message_queue_push(&m->ready, message_queue_pop(queue));
-}
-
-static enum status accept_announcement(struct mpi *m, const struct mpi_link_head *head,
-                                       struct err *err)
-{
-    uint64_t said[2] = {0, 0};
-    struct peer *peer = &m->peers[head->source];
-    if (head->len_bytes == ANNOUNCE_BYTES)
-        memcpy(said, m->head_node->message.bytes, ANNOUNCE_BYTES);
-    if (head->len_bytes != ANNOUNCE_BYTES || said[0] <= WHOLE_BYTES ||
-        said[0] > TRANSPORT_MAX_MESSAGE_BYTES || said[1] != peer->n_bodies_received)
-        return err_set(err, STATUS_CORRUPT,
-                       "rank %d announces a body of %llu bytes as number %llu in %zu bytes (limit "
-                       "%d, expected number %llu)",
-                       head->source, (unsigned long long)said[0], (unsigned long long)said[1],
-                       head->len_bytes, TRANSPORT_MAX_MESSAGE_BYTES,
-                       (unsigned long long)peer->n_bodies_received);
-    struct message_node *node = NULL;
-    enum status status = message_pool_acquire(m->pool, (size_t)said[0], &node, err);
-    if (status != STATUS_OK)
-        return status;
-    node->message.len_bytes = (size_t)said[0];
-    node->message.source = head->source;
-    status = mpi_link_receive_body(m->link, head->source, node, err);
-    if (status != STATUS_OK) {
-        message_pool_release(m->pool, node);
-        return status;
-    }
-    peer->n_bodies_received++;
-    message_queue_push(&peer->queue, node);
-    return STATUS_OK;
-}
-
-static void accept_whole(struct mpi *m, const struct mpi_link_head *head)
-{
-    struct message_node *node = m->head_node;
-    m->head_node = NULL;
-    node->message.len_bytes = head->len_bytes;
-    node->message.source = head->source;
-    node->is_complete = true;
-    message_queue_push(&m->peers[head->source].queue, node);
-    queue_to_ready(m, head->source);
-}
-
-static void body_completed(void *context, struct message_node *node, int peer)
-{
-    struct mpi *m = context;
-    node->is_complete = true;
-    queue_to_ready(m, peer);
-    m->last_step_ns = host_now_ns();
-    ring(m, peer); /* its send can complete now */
-}
-
-/* Takes in headers until one message is ready or none is there; ends with a test of the header
- * receive, as a sleep that follows needs (mpi_link.h). */
-static enum status take_heads(struct mpi *m, struct err *err)
-{
-    struct mpi_link_head head = {.has_arrived = true};
-    while (head.has_arrived && m->ready.first == NULL) {
-        enum status status = start_head_receive(m, err);
-        if (status == STATUS_OK)
-            status = mpi_link_test_head(m->link, &head, err);
-        if (status != STATUS_OK)
-            return status;
-        if (!head.has_arrived)
-            break;
-        m->last_step_ns = host_now_ns();
-        if (head.kind == MPI_LINK_WHOLE)
-            accept_whole(m, &head);
-        else if ((status = accept_announcement(m, &head, err)) != STATUS_OK)
-            return status;
-    }
-    return start_head_receive(m, err);
-}
+/* ---- polling -------------------------------------------------------------------------------- */
 
 /* Moves everything on by one step. Takes nothing in while the caller has something to read: a slow
  * reader is felt by its senders instead of by its memory. */
@@ -241,12 +164,12 @@ static enum status progress(struct mpi *m, struct err *err)
 {
     if (m->has_failed)
         return err_set(err, STATUS_IO, "rank %d: the transport has failed before", m->base.rank);
-    const struct mpi_link_listener on_send = {send_completed, m}, on_body = {body_completed, m};
+    const struct mpi_link_listener on_send = {send_completed, m}, on_body = {mpi_part_received, m};
     enum status status = mpi_link_test_sends(m->link, &on_send, err);
     if (status == STATUS_OK)
         status = mpi_link_test_bodies(m->link, &on_body, err);
     if (status == STATUS_OK && m->ready.first == NULL)
-        status = take_heads(m, err);
+        status = mpi_take_heads(m, err);
     return note_failure(m, status);
 }
 
@@ -259,7 +182,7 @@ static enum status mpi_poll(struct transport *t, struct transport_message **out,
     struct message_node *node = message_queue_pop(&m->ready);
     if (node != NULL) {
         t->counters.n_messages_received++;
-        t->counters.n_bytes_received += node->message.len_bytes;
+        t->counters.n_bytes_received += node->message.len_bytes + node->message.rows_bytes;
     }
     *out = node != NULL ? &node->message : NULL;
     return STATUS_OK;
@@ -329,7 +252,7 @@ static enum status mpi_wait_op(struct transport *t, uint64_t timeout_ns, struct 
         status = test_before_sleep(m, 0, &is_over, err);
         if (status == STATUS_OK && !is_over) {
             /* A peer that owes us a step of a long transfer may be asleep. */
-            mpi_link_visit_peers(m->link, ring, m);
+            mpi_link_visit_peers(m->link, mpi_ring, m);
             mpi_wait_sleep(&m->waiting, nap < until_ns - now_ns ? nap : until_ns - now_ns);
         }
         mpi_wait_set_may_sleep(&m->waiting, false);
@@ -353,6 +276,16 @@ static void mpi_use_memory(struct transport *t, const struct transport_memory *m
     message_pool_use_memory(((struct mpi *)t)->pool, memory);
 }
 
+static void mpi_use_rows_memory(struct transport *t, const struct transport_memory *memory)
+{
+    struct mpi *m = (struct mpi *)t;
+    if (m->rows_pool != NULL ||
+        message_pool_create(MAX_IDLE_ROWS_BYTES, &m->rows_pool, NULL) != STATUS_OK)
+        memory->release(memory->context); /* without a pool, the first message says so */
+    else
+        message_pool_use_memory(m->rows_pool, memory);
+}
+
 /* ---- start and end -------------------------------------------------------------------------- */
 
 static void mpi_destroy(struct transport *t)
@@ -370,9 +303,10 @@ static void mpi_destroy(struct transport *t)
      * process. */
     if (was_closed) {
         for (int i = 0; i < t->n_ranks; i++)
-            message_pool_release_all(m->pool, m->peers[i].queue.first);
-        message_pool_release_all(m->pool, m->ready.first);
+            release_all(m, m->peers[i].queue.first);
+        release_all(m, m->ready.first);
         message_pool_release(m->pool, m->head_node);
+        message_pool_destroy(m->rows_pool);
         message_pool_destroy(m->pool);
     }
     for (int i = 0; m->bells != NULL && i < t->n_ranks; i++)
@@ -392,6 +326,8 @@ static const struct transport_ops mpi_ops = {
     .wake = mpi_wake,
     .is_drained = mpi_is_drained,
     .use_memory = mpi_use_memory,
+    .use_rows_memory = mpi_use_rows_memory,
+    .add_rows = mpi_add_rows,
     .destroy = mpi_destroy,
 };
 
@@ -430,7 +366,7 @@ static enum status meet_ranks(struct mpi *m, struct err *err)
     m->is_event_driven =
         n_bells == t->n_local_ranks && (t->n_local_ranks == t->n_ranks || m->waiting.epoll_fd >= 0);
     m->has_own_core = t->n_local_ranks <= host_n_cores();
-    return start_head_receive(m, err);
+    return mpi_start_head_receive(m, err);
 }
 
 enum status transport_mpi_create(struct transport **out, struct err *err)

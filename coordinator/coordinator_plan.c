@@ -164,6 +164,15 @@ static enum status plan_isa(const struct coordinator *c, const char **out, struc
     return STATUS_OK;
 }
 
+/* One worker without it, and rows travel in the bundles: all senders do the same. */
+static bool are_direct(const struct coordinator *c)
+{
+    for (uint32_t w = 0; w < c->n_workers; w++)
+        if (!c->peers[w].hello.is_direct)
+            return false;
+    return true;
+}
+
 enum status coordinator_plan(const struct coordinator *c, struct control_welcome *welcomes,
                              struct err *err)
 {
@@ -184,6 +193,7 @@ enum status coordinator_plan(const struct coordinator *c, struct control_welcome
          * microseconds a token, so none is kept for it. */
         welcome->may_spin = (uint64_t)share.n_workers * n_threads <= n_cores;
         welcome->is_deterministic = c->config.is_deterministic;
+        welcome->is_direct = are_direct(c);
         welcome->n_sharing = count_sharing(c, h);
         st = plan_memory(c, h, &share, &welcome->kv_bytes, err);
     }

@@ -78,7 +78,8 @@ enum status cuda_gather_rows(struct kernels_stream *s, void *y, const float *x, 
  * Pinned memory is reached by a kernel, a list of rows a launch. A row elsewhere goes by a copy of
  * its own, which the driver takes through its pinned staging: slower, and right all the same. */
 
-/* The device's address of len_bytes at host, or NULL where it has none. */
+/* The device's address of len_bytes at host, or NULL where it has none. Memory of the device itself
+ * (rows that MPI takes from there) is its own address. */
 static void *rows_device_address(const void *host, size_t len_bytes)
 {
     struct cudaPointerAttributes first = {0}, last = {0};
@@ -88,8 +89,8 @@ static void *rows_device_address(const void *host, size_t len_bytes)
         (void)cudaGetLastError(); /* older drivers call ordinary memory an error */
         return NULL;
     }
-    if (first.type != cudaMemoryTypeHost || last.type != cudaMemoryTypeHost ||
-        first.devicePointer == NULL ||
+    const bool is_reached = first.type == cudaMemoryTypeHost || first.type == cudaMemoryTypeDevice;
+    if (!is_reached || last.type != first.type || first.devicePointer == NULL ||
         (char *)last.devicePointer - (char *)first.devicePointer != (ptrdiff_t)(len_bytes - 1))
         return NULL;
     return first.devicePointer;

@@ -242,7 +242,8 @@ enum status kernels_gather_rows(struct kernels_stream *s, void *y, const float *
 
 /* Rows of a store to and from host memory, a list at a time: host[i] is the address of d floats for
  * slots[i] (4-byte aligned; from kernels_host_alloc where a device shall reach it without a
- * detour). Stream order; slots and host are borrowed until sync. */
+ * detour; of kernels_alloc, too: memory of the device itself). Stream order; slots and host are
+ * borrowed until sync. */
 enum status kernels_rows_to_host(struct kernels_stream *s, void *const *host, const float *store,
                                  const int32_t *slots, int n, int d, struct err *err);
 enum status kernels_rows_from_host(struct kernels_stream *s, float *store, const int32_t *slots,

@@ -16,7 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { CONTROL_PROTOCOL_VERSION = 5, CONTROL_TEXT_BYTES = 512, CONTROL_NAME_BYTES = 64 };
+enum { CONTROL_PROTOCOL_VERSION = 6, CONTROL_TEXT_BYTES = 512, CONTROL_NAME_BYTES = 64 };
 
 enum control_kind {
     CONTROL_HELLO = 1,
@@ -47,6 +47,7 @@ struct control_hello {
     uint32_t device;
     char device_name[CONTROL_NAME_BYTES], device_id[CONTROL_NAME_BYTES];
     uint64_t device_memory_bytes;
+    bool is_direct; /* its transport takes rows in the memory it computes in */
     enum status failure;
     char message[CONTROL_TEXT_BYTES];
 };
@@ -56,6 +57,7 @@ struct control_welcome {
     uint32_t n_threads;
     bool may_spin;
     bool is_deterministic;
+    bool is_direct; /* all workers are: rows travel apart from their bundle */
     uint32_t n_sharing; /* workers on this worker's GPU, itself included; 0 without one */
     enum status failure;
     char message[CONTROL_TEXT_BYTES];

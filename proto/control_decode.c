@@ -104,6 +104,7 @@ static enum status read_hello(const Carousel__Hello *h, struct control_hello *ou
     out->n_cores = h->n_cores;
     out->device = h->device;
     out->device_memory_bytes = h->device_memory;
+    out->is_direct = h->is_direct;
     read_text(h->message, out->message, sizeof out->message);
     return STATUS_OK;
 }
@@ -119,6 +120,7 @@ static enum status read_welcome(const Carousel__Welcome *w, struct control_welco
     out->n_threads = w->n_threads;
     out->may_spin = w->may_spin;
     out->is_deterministic = w->is_deterministic;
+    out->is_direct = w->is_direct;
     out->n_sharing = w->n_sharing;
     read_text(w->message, out->message, sizeof out->message);
     return STATUS_OK;

@@ -55,6 +55,7 @@ static void fill_greetings(const struct control_message *m, struct packing *p)
         to->device_name = lend_text(h->device_name);
         to->device_id = lend_text(h->device_id);
         to->device_memory = h->device_memory_bytes;
+        to->is_direct = h->is_direct;
     } else if (m->kind == CONTROL_WELCOME) {
         const struct control_welcome *w = &m->welcome;
         Carousel__Welcome *to = p->control.welcome = &p->body.welcome;
@@ -64,6 +65,7 @@ static void fill_greetings(const struct control_message *m, struct packing *p)
         to->n_threads = w->n_threads;
         to->may_spin = w->may_spin;
         to->is_deterministic = w->is_deterministic;
+        to->is_direct = w->is_direct;
         to->n_sharing = w->n_sharing;
         to->failure = (uint32_t)w->failure;
         to->message = lend_text(w->message);

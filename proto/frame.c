@@ -117,6 +117,14 @@ size_t frame_bytes(uint32_t loop, uint32_t n_rows, uint32_t flags, uint32_t d_mo
     return total;
 }
 
+size_t frame_rows_bytes(uint32_t loop, uint32_t n_rows, uint32_t d_model)
+{
+    size_t total;
+    if (__builtin_mul_overflow((uint64_t)n_rows, row_bytes(loop, d_model) - 4, &total))
+        return SIZE_MAX;
+    return total;
+}
+
 void bundle_begin(struct bundle_writer *w, void *bytes, size_t cap_bytes, uint32_t d_model,
                   uint32_t flags, uint32_t round)
 {
@@ -127,6 +135,14 @@ void bundle_begin(struct bundle_writer *w, void *bytes, size_t cap_bytes, uint32
                                 .flags = flags,
                                 .round = round,
                                 .d_model = d_model};
+}
+
+void bundle_set_apart(struct bundle_writer *w, void *rows, size_t cap_bytes)
+{
+    assert(w->n_frames == 0 && rows != NULL);
+    w->flags |= BUNDLE_ROWS_APART;
+    w->apart = rows;
+    w->apart_cap_bytes = cap_bytes;
 }
 
 static void store_timings(const struct frame *frame, unsigned char *at)
@@ -144,7 +160,14 @@ enum status bundle_add(struct bundle_writer *w, const struct frame *frame, void 
 {
     assert(frame->loop >= 1 && frame->n_rows >= 1 && frame->sequence != 0);
     assert(frame->loop <= SEQUENCE_MAX_LOOPS);
-    size_t need = frame_bytes(frame->loop, frame->n_rows, frame->flags, w->d_model);
+    const bool is_apart = w->apart != NULL;
+    const size_t n_apart = is_apart ? frame_rows_bytes(frame->loop, frame->n_rows, w->d_model) : 0;
+    size_t need = frame_bytes(frame->loop, frame->n_rows, frame->flags, is_apart ? 0 : w->d_model);
+    if (n_apart > w->apart_cap_bytes - w->apart_bytes)
+        return err_set(err, STATUS_NO_MEMORY,
+                       "%" PRIu32 " rows need %zu bytes, the second part has %zu of %zu left",
+                       frame->n_rows, n_apart, w->apart_cap_bytes - w->apart_bytes,
+                       w->apart_cap_bytes);
     if (need > w->cap_bytes - w->len_bytes)
         return err_set(err, STATUS_NO_MEMORY,
                        "frame of %" PRIu32 " rows needs %zu bytes, the bundle has %zu of %zu left",
@@ -165,7 +188,10 @@ enum status bundle_add(struct bundle_writer *w, const struct frame *frame, void 
     store_timings(frame, at + need - timings_bytes(frame->loop, frame->flags));
     wire_store_u32(at + FRAME_CHECK, header_check(at, FRAME_CHECK));
     *ids = at + FRAME_HEADER_BYTES;
-    *rows = frame->loop > 1 ? at + FRAME_HEADER_BYTES + (size_t)frame->n_rows * 4 : NULL;
+    *rows = frame->loop == 1 ? NULL
+            : is_apart       ? w->apart + w->apart_bytes
+                             : at + FRAME_HEADER_BYTES + (size_t)frame->n_rows * 4;
+    w->apart_bytes += n_apart;
     w->len_bytes += need;
     w->n_frames++;
     return STATUS_OK;
@@ -210,7 +236,7 @@ enum status bundle_open(struct bundle_reader *r, const void *bytes, size_t len_b
         return err_set(err, STATUS_CORRUPT, "bundle says %" PRIu64 " bytes, %zu arrived", len,
                        len_bytes);
     uint32_t flags = wire_load_u32(at + BUNDLE_FLAGS);
-    if (flags & ~(uint32_t)(BUNDLE_BUSY | BUNDLE_DONE))
+    if (flags & ~(uint32_t)(BUNDLE_BUSY | BUNDLE_DONE | BUNDLE_ROWS_APART))
         return err_set(err, STATUS_CORRUPT, "bundle flags 0x%" PRIx32 " hold unknown bits", flags);
     uint32_t round = wire_load_u32(at + BUNDLE_ROUND);
     if (round != 0 && (flags & BUNDLE_BUSY) == 0)
@@ -231,6 +257,20 @@ enum status bundle_open(struct bundle_reader *r, const void *bytes, size_t len_b
                                 .flags = flags,
                                 .round = round,
                                 .limits = *limits};
+    return STATUS_OK;
+}
+
+enum status bundle_join_rows(struct bundle_reader *r, const void *rows, size_t len_bytes,
+                             struct err *err)
+{
+    const bool is_apart = (r->flags & BUNDLE_ROWS_APART) != 0;
+    if (is_apart != (len_bytes > 0))
+        return err_set(err, STATUS_CORRUPT,
+                       "bundle flags 0x%" PRIx32 " say that rows come %s, and %zu bytes of them "
+                       "came in a second part",
+                       r->flags, is_apart ? "apart" : "in the frames", len_bytes);
+    r->apart = rows;
+    r->apart_bytes = len_bytes;
     return STATUS_OK;
 }
 
@@ -315,6 +355,25 @@ static enum status read_timings(const unsigned char *at, struct frame *f, struct
     return STATUS_OK;
 }
 
+/* Where the rows are: behind the ids, or next in the second part. */
+static enum status find_rows(const struct bundle_reader *r, struct frame *f, struct err *err)
+{
+    if (f->loop == 1)
+        return STATUS_OK;
+    if ((r->flags & BUNDLE_ROWS_APART) == 0) {
+        f->rows = (const unsigned char *)f->ids + (size_t)f->n_rows * 4;
+        return STATUS_OK;
+    }
+    size_t left = r->apart_bytes - r->apart_at;
+    if (f->n_rows > left / ((size_t)r->limits.d_model * 4))
+        return err_set(err, STATUS_CORRUPT,
+                       "%" PRIu32 " rows of %" PRIu32 " numbers do not fit in the %zu bytes that "
+                       "remain of the second part",
+                       f->n_rows, r->limits.d_model, left);
+    f->rows = r->apart + r->apart_at;
+    return STATUS_OK;
+}
+
 /* Reads the frame at `at`, of which `left` bytes remain; *size is its length. */
 static enum status read_frame(const struct bundle_reader *r, const unsigned char *at, size_t left,
                               struct frame *out, size_t *size, struct err *err)
@@ -337,7 +396,8 @@ static enum status read_frame(const struct bundle_reader *r, const unsigned char
     if (st != STATUS_OK)
         return st;
     /* A division, so that no product of two wire numbers can wrap. */
-    uint64_t per_row = row_bytes(f.loop, r->limits.d_model);
+    const bool is_apart = (r->flags & BUNDLE_ROWS_APART) != 0;
+    uint64_t per_row = row_bytes(f.loop, is_apart ? 0 : r->limits.d_model);
     uint64_t timings = timings_bytes(f.loop, f.flags);
     size_t payload_left = left - FRAME_HEADER_BYTES;
     if (timings > payload_left || f.n_rows > (payload_left - timings) / per_row)
@@ -351,7 +411,9 @@ static enum status read_frame(const struct bundle_reader *r, const unsigned char
                        "payload is %" PRIu64 " bytes, its rows and timings take %" PRIu64,
                        wire_load_u64(at + FRAME_PAYLOAD), payload);
     f.ids = at + FRAME_HEADER_BYTES;
-    f.rows = f.loop > 1 ? at + FRAME_HEADER_BYTES + (size_t)f.n_rows * 4 : NULL;
+    st = find_rows(r, &f, err);
+    if (st != STATUS_OK)
+        return st;
     for (uint32_t i = 0; i < f.n_rows; i++) {
         int32_t id = frame_id(&f, i);
         if (id < 0 || (uint32_t)id >= r->limits.vocab_size)
@@ -375,6 +437,10 @@ enum status bundle_next(struct bundle_reader *r, struct frame *out, bool *has_fr
         if (r->at != r->len_bytes)
             return err_set(err, STATUS_CORRUPT, "%zu bytes follow the bundle's last frame",
                            r->len_bytes - r->at);
+        if (r->apart_at != r->apart_bytes)
+            return err_set(err, STATUS_CORRUPT,
+                           "the second part has %zu bytes of rows, the bundle's frames take %zu",
+                           r->apart_bytes, r->apart_at);
         *has_frame = false;
         return STATUS_OK;
     }
@@ -385,6 +451,8 @@ enum status bundle_next(struct bundle_reader *r, struct frame *out, bool *has_fr
                  r->at);
         return st;
     }
+    if (r->flags & BUNDLE_ROWS_APART)
+        r->apart_at += frame_rows_bytes(out->loop, out->n_rows, r->limits.d_model);
     r->at += size;
     r->n_read++;
     *has_frame = true;

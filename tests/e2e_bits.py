@@ -42,6 +42,10 @@ MIXED = {
                                   "concurrency": 64},
     "two in flight, two rings over MPI": {"batches-in-flight": 2, "workers": 4, "ring-size": 2,
                                           "transport": "mpi", "prefill-chunk": 7, "concurrency": 64},
+    **{f"{w} workers, rows apart": {"workers": w, "transport": "mpi", "cuda-aware": "yes", "concurrency": 64}
+       for w in (2, 3, 4)},
+    "two in flight, rows apart, lazy": {"batches-in-flight": 2, "workers": 4, "transport": "mpi", "prefill": "lazy",
+                                        "cuda-aware": "yes", "prefill-chunk": 7, "concurrency": 64},
     "two in flight, lazy": {"batches-in-flight": 2, "workers": 3, "prefill": "lazy", "prefill-chunk": 7,
                             "concurrency": 64},
     "blocks of one, no patience": {"workers": 2, "block-size": 1, "wait-limit": 0.001, "concurrency": 64},

@@ -94,6 +94,10 @@ def compare_work(c, name, directory):
         c.check(exact["mean_exit_loop"] < n_loops, f"{where}: mean exit loop {exact['mean_exit_loop']}")
         c.equal(exact["tokens"], full["tokens"], f"{where}: tokens generated")
         rows.append(exact["loop_rows"])
+    apart = bench("--exit", "exact", "--exit-threshold", q, "--cuda-aware", "yes")
+    c.equal([exact["rows_apart"], apart["rows_apart"]], [False, True], f"{name}: rows travel apart when asked to")
+    c.equal(apart["tokens_hash"], exact["tokens_hash"], f"{where}: tokens and exits with rows apart")
+    c.check(total(apart, "parked_total") > 0, f"{where}: no row was parked, with rows apart")
     c.note(f"{name}: loop rows {rows[0]} full; {', '.join(f'{r} at q={q}' for r, q in zip(rows[1:], reversed(QS)))}")
 
 

@@ -70,6 +70,36 @@ static bool is_filled(const unsigned char *bytes, size_t n, uint64_t key)
     return true;
 }
 
+/* Of every third message of a mix; the second part's memory is the host's here, and its bytes are
+ * the check's as a device's would be the driver's. */
+static size_t rows_of(uint64_t key)
+{
+    return key != 0 && mix(key) % 3 == 0 ? 1 + size_of(mix(key ^ 1)) : 0;
+}
+
+struct rows_memory {
+    int n_allocs, n_frees, n_releases;
+};
+
+static enum status rows_alloc(void *context, size_t len_bytes, void **out, struct err *err)
+{
+    ((struct rows_memory *)context)->n_allocs++;
+    *out = aligned_alloc(64, len_bytes);
+    return *out != NULL ? STATUS_OK : err_set(err, STATUS_NO_MEMORY, "no memory for rows");
+}
+
+static void rows_free(void *context, void *bytes, size_t len_bytes)
+{
+    (void)len_bytes;
+    ((struct rows_memory *)context)->n_frees++;
+    free(bytes);
+}
+
+static void rows_release(void *context)
+{
+    ((struct rows_memory *)context)->n_releases++;
+}
+
 static void send_bytes(struct transport *t, int dest, size_t n, uint64_t key)
 {
     struct err err = {0};
@@ -82,6 +112,11 @@ static void send_bytes(struct transport *t, int dest, size_t n, uint64_t key)
     else
         memset(message->bytes, 0, n);
     message->len_bytes = n;
+    const size_t n_rows_bytes = rows_of(key);
+    if (n_rows_bytes > 0) {
+        must(t, transport_add_rows(t, message, n_rows_bytes, &err), &err);
+        fill(message->rows, n_rows_bytes, mix(key));
+    }
     must(t, transport_post(t, dest, message, &err), &err);
 }
 
@@ -138,6 +173,9 @@ static void run_mix(struct transport *t, uint64_t seed)
         uint64_t key = key_of(seed, in->source, t->rank, got[in->source]++);
         if (in->len_bytes != size_of(key) || !is_filled(in->bytes, in->len_bytes, key))
             fail(t, "a message is out of order, of the wrong length or damaged");
+        if (in->rows_bytes != rows_of(key) ||
+            (in->rows_bytes > 0 && !is_filled(in->rows, in->rows_bytes, mix(key))))
+            fail(t, "a second part is of the wrong length or damaged");
         transport_release(t, in);
         n_left_in--;
     }
@@ -288,6 +326,11 @@ static void run_reject(struct transport *t)
     message->len_bytes = message->cap_bytes + 1;
     if (transport_post(t, 0, message, &err) != STATUS_INVALID)
         fail(t, "a length over the capacity is accepted");
+    must(t, transport_acquire(t, 10, &message, &err), &err);
+    if (transport_add_rows(t, message, 100, &err) != STATUS_INVALID ||
+        strstr(err.message, "no memory for it") == NULL)
+        fail(t, "a second part is accepted where there is no memory for it");
+    transport_release(t, message);
     if (transport_mpi_create(&again, &err) != STATUS_INVALID)
         fail(t, "MPI can be started twice");
     if (t->rank == 0)
@@ -320,8 +363,13 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s\n", argc < 2 ? "what to check?" : err.message);
         return 2;
     }
+    struct rows_memory rows = {0};
+    const bool is_mix = strcmp(argv[1], "mix") == 0;
+    if (is_mix)
+        transport_use_rows_memory(
+            t, &(struct transport_memory){rows_alloc, rows_free, rows_release, &rows});
     double value = argc > 2 ? strtod(argv[2], NULL) : 1;
-    if (strcmp(argv[1], "mix") == 0)
+    if (is_mix)
         run_mix(t, (uint64_t)value);
     else if (strcmp(argv[1], "wake") == 0)
         run_wake(t);
@@ -340,5 +388,10 @@ int main(int argc, char **argv)
     if (says_no)
         fprintf(stderr, "rank 0 has an error to tell\n");
     transport_destroy(t);
+    if (is_mix && (rows.n_allocs == 0 || rows.n_frees != rows.n_allocs || rows.n_releases != 1)) {
+        fprintf(stderr, "memory for rows: %d taken, %d given back, %d releases\n", rows.n_allocs,
+                rows.n_frees, rows.n_releases);
+        return 1;
+    }
     return says_no ? (int)value : 0;
 }

@@ -135,6 +135,7 @@ static void test_control_welcome_and_ready(void **state)
                                          .n_threads = UINT32_MAX,
                                          .may_spin = true,
                                          .is_deterministic = true,
+                                         .is_direct = true,
                                          .n_sharing = 4,
                                          .failure = STATUS_MISMATCH,
                                          .message = "rank 3 on b holds another model"};

@@ -168,6 +168,8 @@ static void test_coordinator_start_shares_out_gpus(void **state)
         strcpy(c->fakes[3].hello.host, "nodeb");
         c->config.kv_bytes = i == 0 ? 0 : 1 << 20;
         c->config.is_deterministic = i == 1;
+        for (int w = 0; w < 4; w++) /* one without is enough */
+            c->fakes[w].hello.is_direct = i == 1 || w != 2;
         if (cluster_start(c, &err) != STATUS_OK)
             fail_msg("%s", err.message);
         cluster_stop(c);
@@ -177,6 +179,7 @@ static void test_coordinator_start_shares_out_gpus(void **state)
             assert_int_equal(welcome->n_sharing, n_sharing[w]);
             assert_int_equal(welcome->kv_bytes, c->config.kv_bytes);
             assert_int_equal(welcome->is_deterministic, i == 1);
+            assert_int_equal(welcome->is_direct, i == 1);
             assert_string_equal(welcome->isa, "sm_90");
         }
         cluster_close(c);

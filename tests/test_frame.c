@@ -106,7 +106,7 @@ static void test_frame_layout(void **state)
     (void)state;
     unsigned char b[TOTAL];
     make_bundle(b);
-    assert_memory_equal(b, "CRSL\x05\x00\x01\x00\x03\x00\x00\x00\x02\x00\x00\x00", 16);
+    assert_memory_equal(b, "CRSL\x06\x00\x01\x00\x03\x00\x00\x00\x02\x00\x00\x00", 16);
     assert_int_equal(wire_load_u64(b + 16), TOTAL);
     assert_int_equal(wire_load_u32(b + 24), 77);
     assert_memory_equal(b + FIRST, "FRAM\x01\x00\x00\x00\x09\x00\x00\x00\x00\x00\x00\x00", 16);
@@ -262,10 +262,10 @@ static void test_frame_each_field_is_checked(void **state)
         const char *what;
     } cases[] = {
         {0, 0, 0x4c535244u, "not a carousel rank"},
-        {0, 4, 0x00010002u, "protocol version 2, this build speaks 5"},
-        {0, 4, 0x00030005u, "message kind 3"},
-        {0, 4, 0x00020005u, "where a bundle (1) was expected"},
-        {0, 8, 4, "bundle flags 0x4"},
+        {0, 4, 0x00010002u, "protocol version 2, this build speaks 6"},
+        {0, 4, 0x00030006u, "message kind 3"},
+        {0, 4, 0x00020006u, "where a bundle (1) was expected"},
+        {0, 8, 8, "bundle flags 0x8"},
         {0, 12, 4, "bundle says 4 frames in 252 bytes"},
         {0, 12, 1, "144 bytes follow the bundle's last frame"},
         {0, 12, 0, "without frames has 220 bytes"},

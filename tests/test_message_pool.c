@@ -79,9 +79,10 @@ static enum status counted_alloc(void *context, size_t len_bytes, void **out, st
     return *out != NULL ? STATUS_OK : STATUS_NO_MEMORY;
 }
 
-static void counted_free(void *context, void *bytes)
+static void counted_free(void *context, void *bytes, size_t len_bytes)
 {
     struct counted *c = context;
+    memset(bytes, 0xff, len_bytes); /* all of it, as it was asked for */
     c->n_frees++;
     assert_int_equal(c->n_releases, 0);
     free(bytes);

@@ -109,6 +109,36 @@ static void test_worker_device_refuses_what_does_not_fit(void **state)
     assert_null(device.backend);
 }
 
+static enum status no_rows(struct transport *t, struct transport_message *message,
+                           size_t rows_bytes, struct err *err)
+{
+    (void)t;
+    (void)message;
+    (void)rows_bytes;
+    return err_set(err, STATUS_INTERNAL, "nobody sends here");
+}
+
+/* Rows leave from device memory where backend, transport and library can; "yes" believes it of the
+ * library. */
+static void test_worker_device_sends_rows_directly_where_all_can(void **state)
+{
+    (void)state;
+    static const struct transport_ops with = {.add_rows = no_rows}, without = {0};
+    const struct transport mpi = {.ops = &with}, inproc = {.ops = &without};
+    const struct worker_device cpu = {.backend = "cpu"}, timed = {.backend = "timed"};
+    const struct worker_device gpu = {.backend = "cuda", .is_gpu = true}, unknown = {0};
+    assert_false(worker_device_is_direct(&cpu, WORKER_CUDA_AWARE_AUTO, &mpi));
+    assert_true(worker_device_is_direct(&cpu, WORKER_CUDA_AWARE_YES, &mpi));
+    assert_false(worker_device_is_direct(&cpu, WORKER_CUDA_AWARE_YES, &inproc));
+    assert_false(worker_device_is_direct(&cpu, WORKER_CUDA_AWARE_NO, &mpi));
+    assert_int_equal(worker_device_is_direct(&gpu, WORKER_CUDA_AWARE_AUTO, &mpi),
+                     transport_mpi_is_cuda_aware());
+    assert_true(worker_device_is_direct(&gpu, WORKER_CUDA_AWARE_YES, &mpi));
+    assert_false(worker_device_is_direct(&gpu, WORKER_CUDA_AWARE_NO, &mpi));
+    assert_false(worker_device_is_direct(&timed, WORKER_CUDA_AWARE_YES, &mpi));
+    assert_false(worker_device_is_direct(&unknown, WORKER_CUDA_AWARE_YES, &mpi)); /* none chosen */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -118,6 +148,7 @@ int main(void)
         cmocka_unit_test(test_worker_device_tells_of_a_cpu),
         cmocka_unit_test(test_worker_device_tells_of_a_gpu),
         cmocka_unit_test(test_worker_device_refuses_what_does_not_fit),
+        cmocka_unit_test(test_worker_device_sends_rows_directly_where_all_can),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -45,6 +45,46 @@ static void test_worker_rows_come_and_go_in_lists_of_any_length(void **state)
     world_close(&w);
 }
 
+/* Out of slots into memory of the device, in a message's second part, and from there into others.
+ */
+static void rows_take_the_direct_way(const struct kind *kind)
+{
+    static struct world w;
+    float in[N * D], out[N * D];
+    int32_t slots[N], others[N];
+    struct worker_rows rows;
+    struct transport_memory memory;
+    void *apart = NULL;
+    if (!world_open_on(&w, kind, 1, NULL))
+        return;
+    fill_slots(slots, N);
+    for (int i = 0; i < N; i++)
+        others[i] = slots[i] + 1;
+    fill_rows(in, N, 5);
+    memset(out, 0xff, sizeof out);
+    assert_int_equal(worker_rows_create(&rows, w.replica, D, 7, NULL), STATUS_OK);
+    assert_int_equal(replica_lend_memory(w.replica, REPLICA_DEVICE_MEMORY, &memory, NULL),
+                     STATUS_OK);
+    assert_int_equal(memory.alloc(memory.context, sizeof in, &apart, NULL), STATUS_OK);
+    assert_int_equal(worker_rows_arrive(&rows, slots, N, in, NULL), STATUS_OK);
+    assert_int_equal(worker_rows_leave(&rows, slots, N, apart, NULL), STATUS_OK);
+    assert_int_equal(worker_rows_arrive(&rows, others, N, apart, NULL), STATUS_OK);
+    assert_int_equal(worker_rows_leave(&rows, others, N, out, NULL), STATUS_OK);
+    assert_int_equal(worker_rows_finish(&rows, NULL), STATUS_OK);
+    assert_memory_equal(in, out, sizeof in);
+    memory.free(memory.context, apart, sizeof in);
+    memory.release(memory.context);
+    worker_rows_destroy(&rows);
+    world_close(&w);
+}
+
+static void test_worker_rows_take_the_direct_way(void **state)
+{
+    (void)state;
+    rows_take_the_direct_way(&ON_CPU);
+    rows_take_the_direct_way(&ON_GPU);
+}
+
 /* A slot that leaves and is filled again in between: the message has what was there before. */
 static void test_worker_rows_keep_their_order(void **state)
 {
@@ -90,26 +130,36 @@ static void test_replica_lends_memory_that_outlives_it(void **state)
 {
     (void)state;
     static struct world w;
-    struct transport_memory memory, again;
-    void *early = NULL, *late = NULL;
+    struct transport_memory memory, again, device;
+    void *early = NULL, *late = NULL, *rows = NULL;
     world_open(&w, &OURO, DTYPE_F32, 1);
-    assert_int_equal(replica_lend_memory(w.replica, &memory, NULL), STATUS_OK);
-    assert_int_equal(replica_lend_memory(w.replica, &again, NULL), STATUS_INTERNAL);
+    assert_int_equal(replica_lend_memory(w.replica, REPLICA_HOST_MEMORY, &memory, NULL), STATUS_OK);
+    assert_int_equal(replica_lend_memory(w.replica, REPLICA_HOST_MEMORY, &again, NULL),
+                     STATUS_INTERNAL);
+    assert_int_equal(replica_lend_memory(w.replica, REPLICA_DEVICE_MEMORY, &device, NULL),
+                     STATUS_OK);
+    assert_int_equal(replica_lend_memory(w.replica, REPLICA_DEVICE_MEMORY, &again, NULL),
+                     STATUS_INTERNAL);
     assert_int_equal(memory.alloc(memory.context, 4096, &early, NULL), STATUS_OK);
     world_close(&w);
     assert_int_equal(memory.alloc(memory.context, 1 << 16, &late, NULL), STATUS_OK);
     assert_int_equal((uintptr_t)late % 64, 0);
     memset(early, 1, 4096);
     memset(late, 2, 1 << 16);
-    memory.free(memory.context, early);
-    memory.free(memory.context, late);
-    memory.release(memory.context); /* now the kernels go, as the sanitizer build checks */
+    memory.free(memory.context, early, 4096);
+    memory.free(memory.context, late, 1 << 16);
+    memory.release(memory.context);
+    assert_int_equal(device.alloc(device.context, 1 << 16, &rows, NULL), STATUS_OK);
+    assert_int_equal((uintptr_t)rows % 64, 0);
+    device.free(device.context, rows, 1 << 16);
+    device.release(device.context); /* now the kernels go, as the sanitizer build checks */
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_worker_rows_come_and_go_in_lists_of_any_length),
+        cmocka_unit_test(test_worker_rows_take_the_direct_way),
         cmocka_unit_test(test_worker_rows_keep_their_order),
         cmocka_unit_test(test_worker_rows_refuse_a_slot_outside_the_store),
         cmocka_unit_test(test_replica_lends_memory_that_outlives_it),

@@ -64,10 +64,12 @@ enum status replica_read_rows(struct replica *r, const int32_t *slots, void *con
                               uint32_t n, struct err *err);
 enum status replica_sync_rows(struct replica *r, struct err *err);
 
-/* Host memory that rows travel through without a detour, for message buffers. It may be used after
- * replica_destroy, until released. Once a replica; STATUS_INTERNAL for a second time or a replica
- * that computes nothing. */
-enum status replica_lend_memory(struct replica *r, struct transport_memory *out, struct err *err);
+/* Memory for messages: the host's that rows travel through without a detour, or that which the
+ * replica computes in. It may be used after replica_destroy, until released. Each kind once a
+ * replica; STATUS_INTERNAL for a second time or a replica that computes nothing. */
+enum replica_memory_kind { REPLICA_HOST_MEMORY = 0, REPLICA_DEVICE_MEMORY, REPLICA_MEMORY_KINDS };
+enum status replica_lend_memory(struct replica *r, enum replica_memory_kind kind,
+                                struct transport_memory *out, struct err *err);
 
 /* Batches in flight that a driver gains from: 1 where collect computes, 2 on a device. Up to
  * KERNELS_MAX_IN_FLIGHT may be submitted and not collected in any case. */

@@ -38,7 +38,7 @@ struct replica {
     struct replica_geometry geometry;
     struct model_config model;
     struct kernels *kernels;
-    struct replica_memory *lent;    /* the kernels' host memory; NULL: nobody has it */
+    struct replica_memory *lent;    /* the kernels' memory; NULL: nobody has it */
     struct kernels_stream *compute; /* the compute thread's */
     struct kernels_stream *rows;    /* the driver thread's */
     struct block block;

@@ -47,6 +47,8 @@ static enum status worker_take_bundle(struct worker *w, const struct transport_m
     uint64_t began_ns = worker_trace_begin(w);
     struct bundle_reader reader;
     enum status status = bundle_open(&reader, message->bytes, message->len_bytes, &w->limits, err);
+    if (status == STATUS_OK)
+        status = bundle_join_rows(&reader, message->rows, message->rows_bytes, err);
     if (status != STATUS_OK)
         return err_wrap(err, "rank %d: message from rank %d", w->transport->rank, message->source);
     const uint32_t both = BUNDLE_DONE | BUNDLE_BUSY;
@@ -84,8 +86,8 @@ static enum status worker_take_bundle(struct worker *w, const struct transport_m
         mate.mate_round = reader.round;
         status = worker_step(w, &mate, err);
     }
-    worker_trace_message(w, TRACE_RECEIVE, began_ns, message->source, message->len_bytes,
-                         reader.n_frames);
+    worker_trace_message(w, TRACE_RECEIVE, began_ns, message->source,
+                         message->len_bytes + message->rows_bytes, reader.n_frames);
     return status;
 }
 

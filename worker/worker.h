@@ -12,13 +12,18 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* Whether rows go from one worker's device memory to another's. AUTO: on a GPU, where the MPI
+ * library says that it takes such addresses. YES: it does, whatever it says (on the CPU, too). */
+enum worker_cuda_aware { WORKER_CUDA_AWARE_AUTO = 0, WORKER_CUDA_AWARE_YES, WORKER_CUDA_AWARE_NO };
+
 struct worker_config {
     const char *model_dir; /* opened by the worker, so that every rank maps its own host's files */
     int n_loops;           /* 0 = the file's T */
     const char *backend;   /* "auto" */
     int device;            /* GPU: its number; -1 = by the worker's place on its host */
     double gpu_memory_fraction; /* of the GPU's, for this worker; 0 = kv_sizing.h's */
-    const char *isa;            /* NULL = what the coordinator's welcome says */
+    enum worker_cuda_aware cuda_aware;
+    const char *isa; /* NULL = what the coordinator's welcome says */
     enum dtype kv_dtype;
     bool kv_dtype_auto; /* F32 for F32 checkpoints on a CPU, else BF16 */
     uint32_t ring_size; /* 0 = default */

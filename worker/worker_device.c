@@ -82,6 +82,15 @@ enum status worker_device_choose(const struct worker_config *config,
     return status;
 }
 
+bool worker_device_is_direct(const struct worker_device *d, enum worker_cuda_aware asked,
+                             const struct transport *transport)
+{
+    bool has_rows = d->backend != NULL && strcmp(d->backend, "timed") != 0;
+    if (asked == WORKER_CUDA_AWARE_NO || !has_rows || !transport_carries_rows(transport))
+        return false;
+    return asked == WORKER_CUDA_AWARE_YES || (d->is_gpu && transport_mpi_is_cuda_aware());
+}
+
 void worker_device_tell(const struct worker_device *d, const char *isa, struct control_hello *hello)
 {
     snprintf(hello->backend, sizeof hello->backend, "%s", d->backend != NULL ? d->backend : "");

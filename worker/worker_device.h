@@ -28,6 +28,10 @@ enum status worker_device_pick(int asked, int local_worker, int n_devices, int *
 enum status worker_device_choose(const struct worker_config *config,
                                  const struct transport *transport, struct worker_device *out,
                                  struct err *err);
+/* Whether this worker's rows can come and go in the memory it computes in: the transport carries
+ * second parts, and MPI takes their addresses. */
+bool worker_device_is_direct(const struct worker_device *device, enum worker_cuda_aware asked,
+                             const struct transport *transport);
 /* Fills what a hello says of it: backend, instruction set, GPU. */
 void worker_device_tell(const struct worker_device *device, const char *isa,
                         struct control_hello *hello);

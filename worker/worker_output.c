@@ -52,11 +52,14 @@ static enum status worker_encode_bundle(struct worker *w, const struct stage_out
                                         const struct stage_send *send,
                                         struct transport_message **made, struct err *err)
 {
-    size_t need_bytes = bundle_header_bytes();
+    size_t need_bytes = bundle_header_bytes(), rows_bytes = 0;
     for (uint32_t i = 0; i < send->n_frames; i++) {
         const struct frame *head = &out->frames[send->first_frame + i].head;
         need_bytes += frame_bytes(head->loop, head->n_rows, head->flags, w->limits.d_model);
+        if (w->is_direct)
+            rows_bytes += frame_rows_bytes(head->loop, head->n_rows, w->limits.d_model);
     }
+    need_bytes -= rows_bytes;
     struct transport_message *message;
     enum status status = transport_acquire(w->transport, need_bytes, &message, err);
     if (status != STATUS_OK)
@@ -64,6 +67,14 @@ static enum status worker_encode_bundle(struct worker *w, const struct stage_out
     struct bundle_writer writer;
     bundle_begin(&writer, message->bytes, message->cap_bytes, w->limits.d_model, send->flags,
                  send->round);
+    if (rows_bytes > 0) {
+        status = transport_add_rows(w->transport, message, rows_bytes, err);
+        if (status != STATUS_OK) {
+            transport_release(w->transport, message);
+            return status;
+        }
+        bundle_set_apart(&writer, message->rows, rows_bytes);
+    }
     for (uint32_t i = 0; i < send->n_frames; i++) {
         const struct stage_frame *frame = &out->frames[send->first_frame + i];
         void *ids, *rows;
@@ -97,7 +108,7 @@ static enum status worker_send_bundles(struct worker *w, const struct stage_outp
     for (; n_posted < n_made && status == STATUS_OK; n_posted++) {
         const struct stage_send *send = &out->sends[n_posted];
         int rank = w->ring_first_rank + (int)send->mate;
-        size_t len_bytes = w->leaving[n_posted]->len_bytes;
+        size_t len_bytes = w->leaving[n_posted]->len_bytes + w->leaving[n_posted]->rows_bytes;
         status = transport_post(w->transport, rank, w->leaving[n_posted], err);
         worker_trace_message(w, TRACE_SEND, began_ns, rank, len_bytes, send->n_frames);
         began_ns = worker_trace_begin(w);

@@ -23,6 +23,7 @@ static enum status worker_greet(struct worker *w, enum status opened, const stru
     host_boot_id(hello->boot_id, sizeof hello->boot_id);
     copy_text(hello->version, sizeof hello->version, CAROUSEL_VERSION);
     worker_device_tell(&w->device, w->config->isa, hello);
+    hello->is_direct = worker_device_is_direct(&w->device, w->config->cuda_aware, w->transport);
     hello->memory_available_bytes = host_memory_available_bytes();
     hello->n_cores = (uint32_t)host_n_cores();
     hello->failure = opened;
@@ -84,10 +85,11 @@ static void worker_wake(void *arg)
 /* Rows of more than so many are copied in several goes. */
 enum { ROWS_AT_ONCE = 4096 };
 
-/* What rows need on their way; messages lie where a GPU reaches them. */
+/* What rows need on their way; messages lie where a GPU reaches them, rows that travel apart where
+ * it computes. */
 static enum status worker_prepare_rows(struct worker *w, struct err *err)
 {
-    struct transport_memory memory;
+    struct transport_memory memory, device;
     enum status status =
         worker_rows_create(&w->rows, w->replica, w->limits.d_model, ROWS_AT_ONCE, err);
     if (status != STATUS_OK)
@@ -95,11 +97,17 @@ static enum status worker_prepare_rows(struct worker *w, struct err *err)
     w->leaving = calloc(w->ring_size, sizeof(struct transport_message *));
     if (w->leaving == NULL)
         return err_set(err, STATUS_NO_MEMORY, "no memory for messages to %u ranks", w->ring_size);
-    if (!w->device.is_gpu)
-        return STATUS_OK;
-    status = replica_lend_memory(w->replica, &memory, err);
-    if (status == STATUS_OK)
+    if (w->device.is_gpu) {
+        status = replica_lend_memory(w->replica, REPLICA_HOST_MEMORY, &memory, err);
+        if (status != STATUS_OK)
+            return status;
         transport_use_memory(w->transport, &memory);
+    }
+    if (w->is_direct) {
+        status = replica_lend_memory(w->replica, REPLICA_DEVICE_MEMORY, &device, err);
+        if (status == STATUS_OK)
+            transport_use_rows_memory(w->transport, &device);
+    }
     return status;
 }
 
@@ -239,6 +247,7 @@ enum status worker_start(struct worker *w, struct err *err)
         .max_positions = (uint32_t)model->max_positions,
         .vocab_size = (uint32_t)model->vocab_size,
     };
+    w->is_direct = welcome.is_direct;
     struct control_message m = {.kind = CONTROL_READY};
     struct err build_err = {0};
     enum status built = worker_build(w, &welcome, &m.ready, &build_err);

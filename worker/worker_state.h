@@ -36,6 +36,7 @@ struct worker {
     struct compute *compute;
     struct worker_rows rows;            /* on their way between messages and store */
     struct transport_message **leaving; /* [ring_size] the messages of one step */
+    bool is_direct;                     /* rows leave as messages' second parts, in device memory */
     struct cost cost;
     struct frame_limits limits;
     uint32_t ring_size, ring_index;
