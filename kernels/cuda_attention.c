@@ -14,6 +14,9 @@ static const size_t max_pair_bytes = (size_t)128 << 20;
 enum {
     MAX_BLOCKS = 4,        /* of the split kernel on a multiprocessor: more hide nothing more */
     BLOCK_OVERHEAD = 1024, /* shared memory that the system takes of every block's */
+    /* Up to so many rows tiles are narrow: 1024 rows of 16 heads are 256 blocks then, two for each
+     * multiprocessor of an H200, and 128 of the wide kind. */
+    NARROW_ROWS = 1024,
 };
 
 struct cuda_attention {
@@ -77,25 +80,38 @@ static enum status check_shape(const struct cuda_kernels *k, const struct kernel
     return STATUS_OK;
 }
 
+/* By the rows of the bound batch; all batches of a recorded size are narrow. */
+static enum attention_tile kind_of(const struct cuda_attention *a, int32_t n_rows)
+{
+    if (a->is_deterministic)
+        return ATTENTION_TILE_DETERMINISTIC;
+    return n_rows > NARROW_ROWS ? ATTENTION_TILE_WIDE : ATTENTION_TILE_NARROW;
+}
+
 static enum status prepare(struct cuda_attention *a, const struct cuda_kernels *k,
                            const struct kernels_limits *limits, struct err *err)
 {
     const size_t shared = cuda_attention_split_shared(limits->head_dim);
-    const size_t tile_shared = cuda_attention_tile_shared(limits->head_dim, k->is_deterministic);
+    /* The wide kind needs as much as the narrow one, or more. */
+    const enum attention_tile widest =
+        k->is_deterministic ? ATTENTION_TILE_DETERMINISTIC : ATTENTION_TILE_WIDE;
+    const size_t tile_shared = cuda_attention_tile_shared(limits->head_dim, widest);
     const size_t fit = k->shared_bytes / (shared + BLOCK_OVERHEAD);
     const int blocks = fit < 1 ? 1 : fit > MAX_BLOCKS ? MAX_BLOCKS : (int)fit;
     a->shape = shape_of(limits);
     a->head_dim = limits->head_dim;
     a->n_blocks = k->n_multiprocessors * blocks;
     a->is_deterministic = k->is_deterministic;
-    a->shape.tile_rows = tile_shared <= k->shared_bytes
-                             ? cuda_attention_tile_rows(limits->head_dim, k->is_deterministic)
-                             : 0;
+    a->shape.tile_rows =
+        tile_shared <= k->shared_bytes ? cuda_attention_tile_rows(limits->head_dim, widest) : 0;
     enum status st = cuda_check(cuda_attention_split_prepare(limits->head_dim),
                                 "preparing the split attention kernel", err);
     if (st == STATUS_OK && a->shape.tile_rows > 0)
-        st = cuda_check(cuda_attention_tile_prepare(limits->head_dim, k->is_deterministic),
+        st = cuda_check(cuda_attention_tile_prepare(limits->head_dim, widest),
                         "preparing the tile attention kernel", err);
+    if (st == STATUS_OK && a->shape.tile_rows > 0 && !k->is_deterministic)
+        st = cuda_check(cuda_attention_tile_prepare(limits->head_dim, ATTENTION_TILE_NARROW),
+                        "preparing the narrow tile attention kernel", err);
     return st;
 }
 
@@ -169,7 +185,10 @@ void cuda_attention_pack(const struct cuda_stream *s, const struct kernels_batch
     out->n_split_items =
         pack_items(&a->shape, batch, attention_plan_max_split_items(&a->shape, batch->n_rows),
                    attention_plan_split, pack, &out->split_items);
-    out->n_tile_items = pack_items(&a->shape, batch, attention_plan_max_tile_items(batch->n_rows),
+    struct attention_shape shape = a->shape;
+    if (shape.tile_rows > 0)
+        shape.tile_rows = cuda_attention_tile_rows(a->head_dim, kind_of(a, batch->n_rows));
+    out->n_tile_items = pack_items(&shape, batch, attention_plan_max_tile_items(batch->n_rows),
                                    attention_plan_tiles, pack, &out->tile_items);
 }
 
@@ -221,7 +240,7 @@ enum status cuda_attention(struct kernels_stream *base, void *out, const void *q
     /* A batch of more rows may have tiles. Recorded kernels run for other batches, too, so that
      * what this one has is not the question. */
     if (st == STATUS_OK && a->shape.tile_rows > 0 && n > ATTENTION_TILE_BATCH)
-        st = cuda_check(cuda_attention_tile(&args, a->head_dim, a->is_deterministic,
+        st = cuda_check(cuda_attention_tile(&args, a->head_dim, kind_of(a, s->host_batch.n_rows),
                                             attention_plan_max_tile_items(n), s->stream),
                         "launching tile attention", err);
     return st;

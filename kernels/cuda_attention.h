@@ -7,9 +7,9 @@
  *     l = l f + sum p_i,  acc = acc f + (sum bf16(p_i) v_i from zero, ascending by 16 positions)
  * Pieces are added in ascending order:
  *     M' = max(M, m),  a = 2^((M - M') c),  b = 2^((m - M') c),  L = L a + l b,  A = A a + acc b
- * and out = A (1 / L). A step or piece that a row does not see changes no bit of it. The split kernel
- * always computes so; the tile kernel does when it is deterministic, else it takes all positions
- * for one piece. */
+ * and out = A (1 / L). A step or piece that a row does not see changes no bit of it. The split
+ * kernel always computes so; the tile kernel does when it is deterministic, else it takes all
+ * positions for one piece. */
 #ifndef KERNELS_CUDA_ATTENTION_H
 #define KERNELS_CUDA_ATTENTION_H
 
@@ -53,26 +53,30 @@ struct cuda_attention_args {
     float scale; /* D^-0.5 log2(e) */
 };
 
+/* How a batch's prompts are cut: wide tiles read K and V half as often; narrow ones are twice as
+ * many, so that a batch of one chunk of a prompt has work for all multiprocessors. */
+enum attention_tile { ATTENTION_TILE_NARROW, ATTENTION_TILE_WIDE, ATTENTION_TILE_DETERMINISTIC };
+
 /* Whether head_dim is one of those compiled: their list for a message. */
 bool cuda_attention_has_head_dim(int head_dim);
 extern const char *const cuda_attention_head_dims;
 
 /* Shared memory of a block; head_dim is one of those compiled. */
 size_t cuda_attention_split_shared(int head_dim);
-size_t cuda_attention_tile_shared(int head_dim, bool is_deterministic);
+size_t cuda_attention_tile_shared(int head_dim, enum attention_tile kind);
 /* Rows of a tile; 0: this kernel does not do it, and all items shall be split items. */
-int cuda_attention_tile_rows(int head_dim, bool is_deterministic);
+int cuda_attention_tile_rows(int head_dim, enum attention_tile kind);
 
 /* Once per device, before the first launch. */
 cudaError_t cuda_attention_split_prepare(int head_dim);
-cudaError_t cuda_attention_tile_prepare(int head_dim, bool is_deterministic);
+cudaError_t cuda_attention_tile_prepare(int head_dim, enum attention_tile kind);
 
 /* All items of the batch, whatever their number; n_blocks of the device at a time. */
 cudaError_t cuda_attention_split(const struct cuda_attention_args *a, int head_dim, int n_blocks,
                                  cudaStream_t stream);
 /* Up to max_items tile items. */
 cudaError_t cuda_attention_tile(const struct cuda_attention_args *a, int head_dim,
-                                bool is_deterministic, int max_items, cudaStream_t stream);
+                                enum attention_tile kind, int max_items, cudaStream_t stream);
 
 #ifdef __cplusplus
 }

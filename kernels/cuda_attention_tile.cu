@@ -28,9 +28,11 @@ template <int D, int M, bool IS_DETERMINISTIC> struct tile_shape {
 
 /* Two fragments of 16 rows more than D = 128 has registers for. Deterministic pieces need two sums
  * for a row: half the rows, and no room at all beyond D = 128. */
-template <int D, bool IS_DETERMINISTIC> constexpr int tile_fragments()
+template <int D, enum attention_tile KIND> constexpr int tile_fragments()
 {
-    return IS_DETERMINISTIC ? (D <= 128 ? 1 : 0) : D <= 128 ? 2 : 1;
+    return KIND == ATTENTION_TILE_DETERMINISTIC ? (D <= 128 ? 1 : 0)
+           : KIND == ATTENTION_TILE_WIDE        ? (D <= 128 ? 2 : 1)
+                                                : 1;
 }
 
 /* D columns of 64 positions: [STEP][ROW_BYTES] in shared memory from the pool rows given. */
@@ -384,18 +386,22 @@ template <int D, bool IS_DETERMINISTIC> struct tile_instance<D, 0, IS_DETERMINIS
         return cudaErrorInvalidValue;
     }
 };
-template <int D, bool IS_DETERMINISTIC> struct tile_of {
-    static constexpr int M = tile_fragments<D, IS_DETERMINISTIC>();
-    static constexpr int ROWS = 16 * M * WARPS;
-    typedef tile_instance<D, M, IS_DETERMINISTIC> instance;
+template <int D, enum attention_tile KIND>
+struct tile_of {
+    static constexpr int M = tile_fragments<D, KIND>(); static constexpr int ROWS = 16 * M * WARPS;
+    typedef tile_instance<D, M, KIND == ATTENTION_TILE_DETERMINISTIC>
+        instance;
 };
 
-/* return tile_of<head_dim, is_deterministic>::what */
+/* return tile_of<head_dim, kind>::what */
 #define TILE_CASE(D, WHAT)                                                                         \
     if (head_dim == D)                                                                             \
-        return is_deterministic ? tile_of<D, true>::WHAT : tile_of<D, false>::WHAT;
+        return kind == ATTENTION_TILE_DETERMINISTIC                                                \
+                   ? tile_of<D, ATTENTION_TILE_DETERMINISTIC>::WHAT                                \
+               : kind == ATTENTION_TILE_WIDE ? tile_of<D, ATTENTION_TILE_WIDE>::WHAT               \
+                                             : tile_of<D, ATTENTION_TILE_NARROW>::WHAT;
 
-extern "C" int cuda_attention_tile_rows(int head_dim, bool is_deterministic)
+extern "C" int cuda_attention_tile_rows(int head_dim, enum attention_tile kind)
 {
 #define ROWS_CASE(D) TILE_CASE(D, ROWS)
     ATTENTION_HEAD_DIMS(ROWS_CASE)
@@ -403,7 +409,7 @@ extern "C" int cuda_attention_tile_rows(int head_dim, bool is_deterministic)
     return 0;
 }
 
-extern "C" size_t cuda_attention_tile_shared(int head_dim, bool is_deterministic)
+extern "C" size_t cuda_attention_tile_shared(int head_dim, enum attention_tile kind)
 {
 #define SHARED_CASE(D) TILE_CASE(D, instance::shared_bytes())
     ATTENTION_HEAD_DIMS(SHARED_CASE)
@@ -411,7 +417,7 @@ extern "C" size_t cuda_attention_tile_shared(int head_dim, bool is_deterministic
     return 0;
 }
 
-extern "C" cudaError_t cuda_attention_tile_prepare(int head_dim, bool is_deterministic)
+extern "C" cudaError_t cuda_attention_tile_prepare(int head_dim, enum attention_tile kind)
 {
 #define PREPARE_CASE(D) TILE_CASE(D, instance::prepare())
     ATTENTION_HEAD_DIMS(PREPARE_CASE)
@@ -420,7 +426,7 @@ extern "C" cudaError_t cuda_attention_tile_prepare(int head_dim, bool is_determi
 }
 
 extern "C" cudaError_t cuda_attention_tile(const struct cuda_attention_args *a, int head_dim,
-                                           bool is_deterministic, int max_items,
+                                           enum attention_tile kind, int max_items,
                                            cudaStream_t stream)
 {
 #define LAUNCH_CASE(D) TILE_CASE(D, instance::launch(a, max_items, stream))

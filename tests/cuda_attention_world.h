@@ -24,7 +24,7 @@ struct world {
     int n_segments;
     struct world_segment segments[WORLD_MAX_SEGMENTS];
     /* How the batch is computed. */
-    bool is_deterministic;
+    enum attention_tile tile;
     bool has_tiles;
     int max_pairs, n_blocks;
     /* Filled by world_run. */
@@ -175,8 +175,8 @@ static inline void world_launch(const struct world *w, const struct cuda_attenti
         WORLD_OK(cuda_attention_split(args, w->head_dim, w->n_blocks, stream));
         if (!w->has_tiles)
             continue;
-        WORLD_OK(cuda_attention_tile_prepare(w->head_dim, w->is_deterministic));
-        WORLD_OK(cuda_attention_tile(args, w->head_dim, w->is_deterministic, max_items, stream));
+        WORLD_OK(cuda_attention_tile_prepare(w->head_dim, w->tile));
+        WORLD_OK(cuda_attention_tile(args, w->head_dim, w->tile, max_items, stream));
     }
 }
 
@@ -189,7 +189,7 @@ static inline void world_run(struct world *w, uint64_t seed)
     const struct attention_shape shape = {
         .n_heads = w->n_heads,
         .n_kv_heads = w->n_kv_heads,
-        .tile_rows = w->has_tiles ? cuda_attention_tile_rows(w->head_dim, w->is_deterministic) : 0,
+        .tile_rows = w->has_tiles ? cuda_attention_tile_rows(w->head_dim, w->tile) : 0,
         .max_pairs = w->max_pairs};
     const int32_t most = attention_plan_max_split_items(&shape, n_rows);
     struct cuda_attention_item *split = malloc((size_t)most * sizeof *split);

@@ -100,7 +100,7 @@ struct shape_case {
     int n_heads, n_kv_heads, head_dim, block_size, n_segments;
 };
 
-static void run_shapes(const struct shape_case *cases, int n_cases, bool is_deterministic)
+static void run_shapes(const struct shape_case *cases, int n_cases, enum attention_tile tile)
 {
     for (int i = 0; i < n_cases; i++) {
         const struct shape_case *c = &cases[i];
@@ -108,12 +108,12 @@ static void run_shapes(const struct shape_case *cases, int n_cases, bool is_dete
                           .n_kv_heads = c->n_kv_heads,
                           .head_dim = c->head_dim,
                           .block_size = c->block_size,
-                          .is_deterministic = is_deterministic,
-                          .has_tiles = cuda_attention_tile_rows(c->head_dim, is_deterministic) > 0,
+                          .tile = tile,
+                          .has_tiles = cuda_attention_tile_rows(c->head_dim, tile) > 0,
                           .max_pairs = i % 3 == 1 ? 9 : WORLD_MAX_PAIRS,
                           .n_blocks = 3};
         if (!has_shared(cuda_attention_split_shared(c->head_dim)) ||
-            !has_shared(cuda_attention_tile_shared(c->head_dim, is_deterministic))) {
+            !has_shared(cuda_attention_tile_shared(c->head_dim, tile))) {
             print_message("skipped: head_dim %d\n", c->head_dim);
             continue;
         }
@@ -140,7 +140,14 @@ static void test_cuda_attention_equals_double(void **state)
 {
     (void)state;
     if (has_device())
-        run_shapes(fast_cases, sizeof fast_cases / sizeof fast_cases[0], false);
+        run_shapes(fast_cases, sizeof fast_cases / sizeof fast_cases[0], ATTENTION_TILE_WIDE);
+}
+
+static void test_cuda_attention_in_narrow_tiles_equals_double(void **state)
+{
+    (void)state;
+    if (has_device())
+        run_shapes(fast_cases, sizeof fast_cases / sizeof fast_cases[0], ATTENTION_TILE_NARROW);
 }
 
 static void test_cuda_attention_deterministic_equals_double(void **state)
@@ -148,7 +155,7 @@ static void test_cuda_attention_deterministic_equals_double(void **state)
     (void)state;
     if (has_device())
         run_shapes(deterministic_cases, sizeof deterministic_cases / sizeof deterministic_cases[0],
-                   true);
+                   ATTENTION_TILE_DETERMINISTIC);
 }
 
 /* One sequence, cut into segments of the given sizes, in one batch with another sequence. */
@@ -158,7 +165,7 @@ static struct world cut_world(int head_dim, const int *sizes, int n_sizes, int f
                       .n_kv_heads = 1,
                       .head_dim = head_dim,
                       .block_size = 16,
-                      .is_deterministic = true,
+                      .tile = ATTENTION_TILE_DETERMINISTIC,
                       .has_tiles = true,
                       .max_pairs = WORLD_MAX_PAIRS,
                       .n_blocks = 5};
@@ -224,11 +231,13 @@ static void test_cuda_attention_bits_do_not_depend_on_the_order_of_threads(void 
     (void)state;
     static const char *const orders[] = {"forward", "reverse", "random:3"};
     static const int cut[] = {1, 3, 40};
-    for (int is_deterministic = 0; is_deterministic < 2; is_deterministic++) {
+    static const enum attention_tile tiles[] = {ATTENTION_TILE_NARROW, ATTENTION_TILE_WIDE,
+                                                ATTENTION_TILE_DETERMINISTIC};
+    for (int k = 0; k < 3; k++) {
         struct world base = {0};
         for (int i = 0; i < 3; i++) {
             struct world w = cut_world(16, cut, 3, 300);
-            w.is_deterministic = is_deterministic;
+            w.tile = tiles[k];
             emulator_set_order(orders[i]);
             world_run(&w, 1);
             if (i == 0) {
@@ -298,6 +307,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cuda_attention_equals_double),
+        cmocka_unit_test(test_cuda_attention_in_narrow_tiles_equals_double),
         cmocka_unit_test(test_cuda_attention_deterministic_equals_double),
         cmocka_unit_test(test_cuda_attention_bits_do_not_depend_on_the_cut),
 #ifdef CAROUSEL_CUDA_EMULATED

@@ -91,19 +91,24 @@ static void note(const struct world *w, struct seen *seen)
     }
 }
 
-static void test_replica_observations_do_not_depend_on_the_batch(void **state)
+static void check_observations(const struct kind *kind)
 {
-    (void)state;
     static struct world w;
     static struct seen alone[4 * N], mixed[4 * N];
-    world_open(&w, &OURO, DTYPE_F32, 1);
+    static float rows[N * D];
+    if (!world_open_on(&w, kind, 1, NULL))
+        return;
     add_observed(&w);
     for (int t = 1; t <= 4; t++) {
         run(&w, &(struct piece){0, t, 0, N, true}, 1);
         note(&w, alone);
+        /* Hidden states as they are kept, whatever the head reads. */
+        read_hidden(&w, 0, N, rows);
+        for (int i = FIRST; i < N; i++)
+            assert_memory_equal(alone[(t - 1) * N + i].hidden, rows + i * D, D * sizeof *rows);
     }
     world_close(&w);
-    world_open(&w, &OURO, DTYPE_F32, 2);
+    assert_true(world_open_on(&w, kind, 2, NULL));
     add(&w, 1, 9, 99)->params.observe_top = 3; /* observed in another way */
     add(&w, 2, 7, 98);                         /* and not at all */
     add_observed(&w);
@@ -115,6 +120,13 @@ static void test_replica_observations_do_not_depend_on_the_batch(void **state)
     }
     assert_memory_equal(alone, mixed, sizeof alone);
     world_close(&w);
+}
+
+static void test_replica_observations_do_not_depend_on_the_batch(void **state)
+{
+    (void)state;
+    check_observations(&ON_CPU);
+    check_observations(&ON_GPU);
 }
 
 /* Without observers nothing goes through the head before an exit. */
