@@ -195,6 +195,7 @@ static uint64_t plan_kv_bytes(const struct bench *b, const struct kernels_memory
     const struct model_config *m = &b->checkpoint->config;
     uint64_t position = config_kv_bytes_per_position(m, b->kv) + (uint64_t)m->d_model * 4;
     uint64_t context = (uint64_t)(b->context < m->max_positions ? b->context : m->max_positions);
+    context = (context + BLOCK_SIZE - 1) / BLOCK_SIZE * BLOCK_SIZE; /* a lane has whole blocks */
     uint64_t positions = (uint64_t)b->n_prefill;
     for (size_t i = 0; i < b->n_counts; i++)
         if (b->counts[i] * context > positions)

@@ -34,7 +34,7 @@ static const struct doctor_run runs[] = {
     {"together, three workers", 3, 1, 7, 16, PREFILL_LAZY, BATCHING_TICK, false},
 };
 
-enum { DOCTOR_PROMPTS = 12, DOCTOR_OUTPUT = 6, DOCTOR_MAX_PROMPT = 40 };
+enum { DOCTOR_PROMPTS = 12, DOCTOR_OUTPUT = 6, DOCTOR_MAX_PROMPT = 40, DOCTOR_MAX_BLOCK = 16 };
 
 struct doctor_result {
     uint64_t hash; /* of all logits seen and all tokens: a sum, so independent of their order */
@@ -104,9 +104,31 @@ static enum status doctor_submit(struct session *s, struct doctor_prompt *p, str
     return coordinator_submit(s->coordinator, &request, &id, err);
 }
 
-/* isa NULL: on a GPU */
-static enum status doctor_do_run(const char *model, const char *isa, const struct doctor_run *run,
-                                 char **program_argv, struct doctor_result *result, struct err *err)
+/* KV memory of a worker on a GPU: all prompts side by side, and half of that again. By default it
+ * would take what the GPU has, which somebody else may be using. */
+static enum status doctor_gpu_kv_bytes(const char *model, uint64_t *kv_bytes, struct err *err)
+{
+    char demo[4096];
+    struct checkpoint *cp;
+    enum status status = model == NULL ? session_find_demo(demo, sizeof demo, err) : STATUS_OK;
+    if (status == STATUS_OK)
+        status = checkpoint_open(model != NULL ? model : demo, 0, &cp, err);
+    if (status != STATUS_OK)
+        return status;
+    const struct model_config *m = &cp->config;
+    uint64_t position = config_kv_bytes_per_position(m, DTYPE_BF16) +
+                        (uint64_t)m->d_model * sizeof(float); /* a parked row */
+    uint64_t n_positions = (DOCTOR_MAX_PROMPT + DOCTOR_OUTPUT + DOCTOR_MAX_BLOCK) *
+                           (uint64_t)DOCTOR_PROMPTS * (uint64_t)m->n_loops;
+    *kv_bytes = n_positions * position / 2 * 3;
+    checkpoint_close(cp);
+    return STATUS_OK;
+}
+
+/* isa NULL: on a GPU, with kv_bytes; 0: automatic */
+static enum status doctor_do_run(const char *model, const char *isa, uint64_t kv_bytes,
+                                 const struct doctor_run *run, char **program_argv,
+                                 struct doctor_result *result, struct err *err)
 {
     struct session_options so;
     session_options_init(&so);
@@ -121,7 +143,7 @@ static enum status doctor_do_run(const char *model, const char *isa, const struc
     so.block_size = run->block_size;
     so.prefill = run->prefill;
     so.batching = run->batching;
-    so.kv_bytes = 0;
+    so.kv_bytes = kv_bytes;
     struct session *s;
     int exit_code;
     enum status status = session_open(&so, program_argv, &s, &exit_code, err);
@@ -149,12 +171,18 @@ static enum status doctor_do_run(const char *model, const char *isa, const struc
 static bool doctor_check_level(const char *model, const char *isa, char **program_argv)
 {
     const char *name = isa != NULL ? isa : "cuda";
-    uint64_t first = 0;
+    uint64_t first = 0, kv_bytes = 0;
     bool all_same = true;
+    struct err kv_err = {0};
+    if (isa == NULL && doctor_gpu_kv_bytes(model, &kv_bytes, &kv_err) != STATUS_OK) {
+        printf("  FAIL  %-9s %s\n", name, kv_err.message);
+        return false;
+    }
     for (size_t i = 0; i < sizeof runs / sizeof runs[0]; i++) {
         struct doctor_result result;
         struct err err = {0};
-        if (doctor_do_run(model, isa, &runs[i], program_argv, &result, &err) != STATUS_OK) {
+        if (doctor_do_run(model, isa, kv_bytes, &runs[i], program_argv, &result, &err) !=
+            STATUS_OK) {
             printf("  FAIL  %-9s %-36s %s\n", name, runs[i].name, err.message);
             return false;
         }

@@ -263,4 +263,19 @@ static __device__ __forceinline__ double cuda_add_rn(double a, double b)
 }
 
 #endif
+
+/* *p += v in shared memory, to be read behind a barrier. It adds 32 bits in one instruction, but 64
+ * in a loop of compare-and-swap, which lasts as long as other threads are at the same place: so in
+ * halves, with the carry that the lower one's addition shows. */
+static __device__ __forceinline__ void cuda_shared_add(uint64_t *p, uint64_t v)
+{
+    uint32_t *halves = (uint32_t *)p;
+    const uint32_t low = (uint32_t)v;
+    uint32_t high = (uint32_t)(v >> 32);
+    if (cuda_atomic_add(&halves[0], low) > UINT32_MAX - low)
+        high++;
+    if (high > 0)
+        cuda_atomic_add(&halves[1], high);
+}
+
 #endif

@@ -18,6 +18,24 @@ enum {
     FEW_TILE = 8,     /* rows of x a tile has */
 };
 
+/* A lane's elements [at, at + 8) of its two rows of W and of its row of each tile of x; zeros past
+ * the last. */
+template <int TILES>
+static __device__ __forceinline__ void few_load(uint4 a[2], uint4 b[TILES], const uint16_t *w_low,
+                                                const uint16_t *w_high, const uint16_t *x, int n,
+                                                int k, int at, int group)
+{
+    const uint4 zero = make_uint4(0, 0, 0, 0);
+    a[0] = at < k ? cuda_load_stream((const uint4 *)(w_low + at)) : zero;
+    a[1] = at < k ? cuda_load_stream((const uint4 *)(w_high + at)) : zero;
+#pragma unroll
+    for (int t = 0; t < TILES; t++) {
+        const int row = t * FEW_TILE + group;
+        b[t] =
+            at < k && row < n ? *(const uint4 *)(x + (size_t)row * (size_t)k + (size_t)at) : zero;
+    }
+}
+
 /* Lane l has of W the rows l / 4 and l / 4 + 8, of x the row l / 4, and of each the eight elements
  * of k from 8 (l % 4) on. A tensor core wants other places of k, but any will do as long as both
  * sides use the same: pair p of all lanes counts as k = 2 (l % 4) of the first or second half. */
@@ -35,26 +53,16 @@ static __global__ void __launch_bounds__(FEW_WARPS * 32, 2)
     const int low = first + group < m ? first + group : m - 1;
     const int high = first + group + 8 < m ? first + group + 8 : m - 1;
     const uint16_t *w_low = w + (size_t)low * (size_t)k, *w_high = w + (size_t)high * (size_t)k;
-    const uint4 zero = make_uint4(0, 0, 0, 0);
     float sum[TILES][4];
 #pragma unroll
     for (int t = 0; t < TILES; t++)
         sum[t][0] = sum[t][1] = sum[t][2] = sum[t][3] = 0.0f;
+    uint4 a[AHEAD][2], b[AHEAD][TILES];
+#pragma unroll
+    for (int s = 0; s < AHEAD; s++)
+        few_load<TILES>(a[s], b[s], w_low, w_high, x, n, k,
+                        (warp + s * FEW_WARPS) * FEW_STEP + place, group);
     for (int from = warp * FEW_STEP; from < k; from += AHEAD * FEW_WARPS * FEW_STEP) {
-        uint4 a[AHEAD][2], b[AHEAD][TILES];
-#pragma unroll
-        for (int s = 0; s < AHEAD; s++) {
-            const int at = from + s * FEW_WARPS * FEW_STEP + place;
-            a[s][0] = at < k ? cuda_load_stream((const uint4 *)(w_low + at)) : zero;
-            a[s][1] = at < k ? cuda_load_stream((const uint4 *)(w_high + at)) : zero;
-#pragma unroll
-            for (int t = 0; t < TILES; t++) {
-                const int row = t * FEW_TILE + group;
-                b[s][t] = at < k && row < n
-                              ? *(const uint4 *)(x + (size_t)row * (size_t)k + (size_t)at)
-                              : zero;
-            }
-        }
 #pragma unroll
         for (int s = 0; s < AHEAD; s++) {
             const uint32_t one[4] = {a[s][0].x, a[s][1].x, a[s][0].y, a[s][1].y};
@@ -65,6 +73,9 @@ static __global__ void __launch_bounds__(FEW_WARPS * 32, 2)
                 cuda_mma_bf16(sum[t], one, x_one);
                 cuda_mma_bf16(sum[t], two, x_two);
             }
+            /* At once the step that is AHEAD further: memory never waits for a round to end. */
+            few_load<TILES>(a[s], b[s], w_low, w_high, x, n, k,
+                            from + (AHEAD + s) * FEW_WARPS * FEW_STEP + place, group);
         }
     }
     /* sum[0], sum[1]: output `group`, rows 2 (l % 4) and the next; sum[2], sum[3]: output + 8. */

@@ -211,7 +211,7 @@ __device__ static inline void select_flush(struct select_shared *s, struct selec
     if (run->count > 0)
         cuda_atomic_add(&s->counts[run->bin], run->count);
     if (run->mass > 0)
-        cuda_atomic_add(&s->masses[run->bin], run->mass);
+        cuda_shared_add(&s->masses[run->bin], run->mass);
     run->count = 0;
     run->mass = 0;
 }

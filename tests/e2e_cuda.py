@@ -11,6 +11,7 @@ host), runs on the CPU with K/V in bf16 and then in several ways on the GPU:
   process and on four of an MPI job that share the device: tokens, exits and log-probabilities are the same, bit by
   bit.
 * options that a GPU must refuse or obey: a device that is not there, more KV than there is, fp32 KV.
+* doctor's own proof on the GPU, with little of its memory.
 """
 import json
 import os
@@ -158,12 +159,20 @@ def test_options(c):
     c.check("gpu=" not in result.err, f"auto with fp32 KV is the CPU: {result.err}")
 
 
+def test_doctor(c):
+    result = run("doctor", timeout=250)
+    c.check(result.code == 0 and result.out.rstrip().endswith("all well"), f"doctor: {result.out[-1500:]}{result}")
+    hashes = [line.split()[-1] for line in result.out.splitlines() if line.startswith("  ok    cuda ")]
+    c.check(len(hashes) == 5 and len(set(hashes)) == 1, f"doctor's runs on the GPU: {hashes}")
+
+
 def main():
     c = Checks("e2e_cuda")
     write_input()
     c.attempt(test_options)
     c.attempt(test_against_cpu)
     c.attempt(test_deterministic)
+    c.attempt(test_doctor)
     c.close()
 
 

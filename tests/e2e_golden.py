@@ -35,23 +35,27 @@ SHAPES = [
 ]
 
 
+CPU = ["--kv-dtype", "f32"]
+
+
 def loops_of(n_loops):
     return ["--loops", n_loops] if n_loops else []
 
 
 def compare_lens(c, name, directory, model, n_loops, ids):
+    """c.options say where it runs, c.tolerance how near it comes, c.env what it sees of this machine."""
     where = f"{name}, {len(ids)} positions"
     q = QS[c.n_lens % len(QS)]
     c.n_lens += 1
-    found = run_json("lens", directory, "--ids", ids_text(ids), "--top", model.vocab, "--kv-dtype", "f32",
-                     "--exit-threshold", q, *loops_of(n_loops), timeout=120)
+    found = run_json("lens", directory, "--ids", ids_text(ids), "--top", model.vocab, *c.options,
+                     "--exit-threshold", q, *loops_of(n_loops), timeout=120, env=c.env)
     hidden, lambdas = model.forward(ids)
     cdf = c.reference.exit_cdf(lambdas)
     positions = found["positions"]
     c.equal(len(positions), len(ids), f"{where}: positions")
     for i, position in enumerate(positions):
         loop, margin = c.reference.exit_loop(cdf[:, i], q, False, 1)
-        if margin < TOLERANCE:
+        if margin < c.tolerance:
             c.borderline += 1
             continue
         c.compared += 1
@@ -71,12 +75,13 @@ def compare_lens(c, name, directory, model, n_loops, ids):
             # A model without a gate has no lambda.
             errors.append(abs(loops[t]["lambda"] - lambdas[t, i]) if model.is_ouro else 0.0)
             # nan is not <= anything, so a logit that did not come fails.
-            if not all(e <= TOLERANCE for e in errors):
+            if not all(e <= c.tolerance for e in errors):
                 c.check(False, f"{where}: position {i} loop {t + 1}: logits off by {errors[0]:.2e}, "
                                f"cdf {errors[1]:.2e}, lambda {errors[2]:.2e}")
             else:
                 c.passed += 1
             worst = [max(w, e) for w, e in zip(worst, errors)]
+    c.worst = max(c.worst, *worst)
     c.note(f"{where:28} T={model.n_loops}: worst logits {worst[0]:.1e}  cdf {worst[1]:.1e}  "
            f"lambda {worst[2]:.1e}")
 
@@ -135,11 +140,16 @@ def test_isas(c):
         c.check(worst <= TOLERANCE, f"--isa {isa}: logits off by {worst:.2e}")
 
 
+def prepare(c, tolerance, options, env):
+    c.reference = reference()
+    c.tolerance, c.options, c.env = tolerance, options, env
+    c.rows = c.borderline = c.compared = c.n_lens = 0
+    c.worst, c.exits = 0.0, {}
+
+
 def main():
     c = Checks("e2e_golden")
-    c.reference = reference()
-    c.rows = c.borderline = c.compared = c.n_lens = 0
-    c.exits = {}
+    prepare(c, TOLERANCE, CPU, {})
     for name, args, n_loops, lengths in SHAPES:
         directory = make_checkpoint(name, *args)
         c.attempt(compare_shape, name, directory, n_loops, lengths)

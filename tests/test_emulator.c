@@ -371,7 +371,8 @@ static void test_emulator_atomics_count(void **state)
         to_host(&f, device_f, sizeof f);
         assert_int_equal(i, 63 * 64 / 2);
         assert_int_equal(u, 3 + 3 * 64);
-        assert_true(l == 1 + ((uint64_t)3 * 64 << 33) && f == 0.25f + 96.0f);
+        const uint64_t wide = ((uint64_t)(63 * 64 / 2) << 32) + 64 * (uint64_t)0xc0000001u;
+        assert_true(l == 1 + ((uint64_t)3 * 64 << 33) + 3 * wide && f == 0.25f + 96.0f);
     }
 }
 

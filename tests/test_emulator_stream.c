@@ -5,6 +5,8 @@
 #include "tests/emulator/emulator.h"
 #include "tests/emulator/emulator_kernels.h"
 
+#include <pthread.h>
+
 enum { N = 64 };
 
 static void ok(cudaError_t code)
@@ -204,6 +206,48 @@ static void test_emulator_stream_graph_replays_what_was_recorded(void **state)
     world_close(&w);
 }
 
+static void *take_memory(void *arg)
+{
+    void *p = NULL;
+    cudaError_t *code = arg;
+    *code = cudaMalloc(&p, 16);
+    if (*code == cudaSuccess)
+        *code = cudaFree(p);
+    return NULL;
+}
+
+/* A capture binds the thread that began it; a global one all threads. */
+static void test_emulator_stream_capture_is_of_its_thread(void **state)
+{
+    (void)state;
+    static const struct {
+        enum cudaStreamCaptureMode mode;
+        cudaError_t own, other;
+    } cases[] = {
+        {cudaStreamCaptureModeGlobal, cudaErrorStreamCaptureUnsupported,
+         cudaErrorStreamCaptureUnsupported},
+        {cudaStreamCaptureModeThreadLocal, cudaErrorStreamCaptureUnsupported, cudaSuccess},
+        {cudaStreamCaptureModeRelaxed, cudaSuccess, cudaSuccess},
+    };
+    struct world w;
+    world_open(&w, false);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        cudaGraph_t graph;
+        cudaError_t own, other;
+        pthread_t thread;
+        ok(cudaStreamBeginCapture(w.stream, cases[i].mode));
+        assert_int_equal(pthread_create(&thread, NULL, take_memory, &other), 0);
+        assert_int_equal(pthread_join(thread, NULL), 0);
+        assert_int_equal(other, cases[i].other);
+        take_memory(&own);
+        assert_int_equal(own, cases[i].own);
+        if (cudaStreamEndCapture(w.stream, &graph) == cudaSuccess)
+            ok(cudaGraphDestroy(graph));
+    }
+    (void)cudaGetLastError();
+    world_close(&w);
+}
+
 static void test_emulator_stream_capture_refuses_what_cannot_be_recorded(void **state)
 {
     (void)state;
@@ -321,6 +365,7 @@ int main(void)
         cmocka_unit_test(test_emulator_stream_waits_for_another),
         cmocka_unit_test(test_emulator_stream_calls_the_host_in_order),
         cmocka_unit_test(test_emulator_stream_graph_replays_what_was_recorded),
+        cmocka_unit_test(test_emulator_stream_capture_is_of_its_thread),
         cmocka_unit_test(test_emulator_stream_capture_refuses_what_cannot_be_recorded),
         cmocka_unit_test(test_emulator_stream_copies_have_a_direction),
         cmocka_unit_test(test_emulator_stream_memory_runs_out),

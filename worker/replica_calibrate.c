@@ -55,7 +55,9 @@ static enum status time_layer(struct replica *r, int layer, uint32_t n, uint64_t
  * Whole batches, as they will run: one layer is over before the clock has seen anything, and what a
  * row costs shows at hundreds of rows only. */
 
-enum { MANY_DEVICE_ROWS = 512, N_DEVICE_RUNS = 5 };
+/* Before a small batch runs as it will from then on: algorithms are chosen, kernels are loaded, the
+ * recording is made. */
+enum { MANY_DEVICE_ROWS = 512, N_UNTIL_RECORDED = 3 };
 
 /* A batch of one-row segments, each with a block of its own. */
 struct calibrate_batch {
@@ -99,22 +101,21 @@ static enum status make_batch(const struct replica *r, uint32_t n, struct calibr
     return STATUS_OK;
 }
 
-/* The shortest of some runs: a device tries algorithms in the first of a size, loads its kernels in
- * the next and records the third, all of which batches later are spared. */
-static enum status time_batch(struct replica *r, uint32_t n, struct calibrate_batch *c,
-                              uint64_t *took_ns, struct err *err)
+/* The median of some runs, after n_before others. */
+static enum status time_batch(struct replica *r, uint32_t n, int n_before,
+                              struct calibrate_batch *c, uint64_t *took_ns, struct err *err)
 {
-    uint64_t least_ns = UINT64_MAX;
+    uint64_t ns[N_REPEATS] = {0};
     enum status st = STATUS_OK;
     c->b.n_rows = c->b.n_segments = n;
-    for (int i = 0; i < N_DEVICE_RUNS && st == STATUS_OK; i++) {
+    for (int i = -n_before; i < N_REPEATS && st == STATUS_OK; i++) {
         uint64_t start_ns = host_now_ns();
         st = replica_run(r, &c->b, &c->result, err);
-        uint64_t ns = host_now_ns() - start_ns;
-        least_ns = ns < least_ns ? ns : least_ns;
+        if (i >= 0)
+            ns[i] = host_now_ns() - start_ns;
     }
     if (st == STATUS_OK)
-        *took_ns = least_ns;
+        *took_ns = median3(ns[0], ns[1], ns[2]);
     return st;
 }
 
@@ -124,9 +125,9 @@ static enum status time_device(struct replica *r, uint32_t many, uint64_t *one_n
     struct calibrate_batch c = {0};
     enum status st = make_batch(r, many, &c, err);
     if (st == STATUS_OK)
-        st = time_batch(r, 1, &c, one_ns, err);
+        st = time_batch(r, 1, N_UNTIL_RECORDED, &c, one_ns, err);
     if (st == STATUS_OK)
-        st = time_batch(r, many, &c, many_ns, err);
+        st = time_batch(r, many, 1, &c, many_ns, err);
     free_batch(&c);
     return st;
 }

@@ -120,10 +120,41 @@ static uint32_t prefill_chunk(const struct worker *w)
     return w->config->prefill_chunk > 0 ? w->config->prefill_chunk : by_backend;
 }
 
+static enum status worker_build_stage(struct worker *w, uint64_t batch_ns, uint64_t row_ns,
+                                      struct err *err)
+{
+    const struct model_config *model = &w->checkpoint->config;
+    const struct worker_config *config = w->config;
+    const struct replica_geometry *geometry = replica_get_geometry(w->replica);
+    enum status status = worker_trace_create(w, err);
+    if (status != STATUS_OK)
+        return status;
+    w->n_in_flight = config->n_in_flight > 0 ? config->n_in_flight : replica_depth(w->replica);
+    struct stage_config stage = {
+        .ring_size = w->ring_size,
+        .ring_index = w->ring_index,
+        .n_loops = (uint32_t)model->n_loops,
+        .max_positions = (uint32_t)model->max_positions,
+        .n_blocks = geometry->n_blocks,
+        .block_size = geometry->block_size,
+        .n_slots = geometry->n_slots,
+        .max_sequences = config->max_sequences,
+        .max_batch_rows = max_batch_rows(w),
+        .prefill_chunk = prefill_chunk(w),
+        .n_in_flight = w->n_in_flight,
+        .batching = config->batching,
+        .wait_deadline_ns = config->wait_deadline_ns,
+        .batch_ns = batch_ns,
+        .row_ns = row_ns,
+        .rank = (uint16_t)w->transport->rank,
+        .trace = w->trace,
+    };
+    return stage_create(&stage, &w->stage, err);
+}
+
 static enum status worker_build(struct worker *w, const struct control_welcome *welcome,
                                 struct control_ready *ready, struct err *err)
 {
-    const struct model_config *model = &w->checkpoint->config;
     const struct worker_config *config = w->config;
     struct replica_config replica = {
         .backend = w->device.backend,
@@ -157,31 +188,7 @@ static enum status worker_build(struct worker *w, const struct control_welcome *
         return status;
     cost_init(&w->cost, batch_ns, row_ns);
 
-    const struct replica_geometry *geometry = replica_get_geometry(w->replica);
-    status = worker_trace_create(w, err);
-    if (status != STATUS_OK)
-        return status;
-    w->n_in_flight = config->n_in_flight > 0 ? config->n_in_flight : replica_depth(w->replica);
-    struct stage_config stage = {
-        .ring_size = w->ring_size,
-        .ring_index = w->ring_index,
-        .n_loops = (uint32_t)model->n_loops,
-        .max_positions = (uint32_t)model->max_positions,
-        .n_blocks = geometry->n_blocks,
-        .block_size = geometry->block_size,
-        .n_slots = geometry->n_slots,
-        .max_sequences = config->max_sequences,
-        .max_batch_rows = max_batch_rows(w),
-        .prefill_chunk = prefill_chunk(w),
-        .n_in_flight = w->n_in_flight,
-        .batching = config->batching,
-        .wait_deadline_ns = config->wait_deadline_ns,
-        .batch_ns = batch_ns,
-        .row_ns = row_ns,
-        .rank = (uint16_t)w->transport->rank,
-        .trace = w->trace,
-    };
-    status = stage_create(&stage, &w->stage, err);
+    status = worker_build_stage(w, batch_ns, row_ns, err);
     if (status != STATUS_OK)
         return status;
     /* A batch has at most one segment a row. */
@@ -189,6 +196,7 @@ static enum status worker_build(struct worker *w, const struct control_welcome *
         compute_create(w->replica, max_batch_rows(w), worker_wake, w->transport, &w->compute, err);
     if (status != STATUS_OK)
         return status;
+    const struct replica_geometry *geometry = replica_get_geometry(w->replica);
     *ready = (struct control_ready){
         .n_kv_blocks = geometry->n_blocks,
         .block_size = geometry->block_size,

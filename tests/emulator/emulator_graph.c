@@ -39,6 +39,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMo
         if (s->capture == NULL)
             emulator_die("no memory for a graph");
         s->capture_mode = mode;
+        s->capture_thread = pthread_self();
         s->is_capture_broken = false;
     }
     return emulator_leave(code);

@@ -4,6 +4,8 @@
 
 #include "tests/emulator/emulator.h"
 
+#include <pthread.h>
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #define EMULATOR_ASAN 1
@@ -120,6 +122,7 @@ struct CUstream_st {
     uint64_t n_added, n_done;
     struct CUgraph_st *capture;
     enum cudaStreamCaptureMode capture_mode;
+    pthread_t capture_thread; /* that began it */
     bool is_capture_broken;
 };
 struct CUevent_st {
@@ -142,7 +145,8 @@ void emulator_run_first(cudaStream_t stream);
 /* What became of it: an operation that ran may have killed the device. */
 cudaError_t emulator_leave_after_run(void);
 void emulator_run_op(const struct emulator_op *op);
-/* cudaErrorStreamCaptureUnsupported when a capture is under way that forbids such calls. */
+/* cudaErrorStreamCaptureUnsupported when a capture is under way that forbids such calls to this
+ * thread. */
 cudaError_t emulator_refuse_in_capture(void);
 cudaError_t emulator_break_capture(cudaStream_t stream);
 struct emulator_op *emulator_op_copy(const struct emulator_op *op, const void *arguments);

@@ -141,16 +141,22 @@ static __global__ void atomics(int32_t *i, uint32_t *u, uint64_t *l, float *f)
 {
     CUDA_SHARED(shared);
     int32_t *sum = (int32_t *)shared;
-    if (threadIdx.x == 0)
+    uint64_t *wide = (uint64_t *)shared + 1;
+    if (threadIdx.x == 0) {
         *sum = 0;
+        *wide = 0;
+    }
     __syncthreads();
     cuda_atomic_add(sum, (int32_t)threadIdx.x);
+    cuda_shared_add(wide, ((uint64_t)threadIdx.x << 32) + 0xc0000001u); /* most of them carry */
     cuda_atomic_add(u, (uint32_t)1);
     cuda_atomic_add(l, (uint64_t)1 << 33);
     cuda_atomic_add(f, 0.5f);
     __syncthreads();
-    if (threadIdx.x == 0)
+    if (threadIdx.x == 0) {
         cuda_atomic_max(i, *sum);
+        cuda_atomic_add(l, *wide);
+    }
 }
 extern "C" cudaError_t emulator_try_atomics(int32_t *i, uint32_t *u, uint64_t *l, float *f,
                                             int n_blocks, cudaStream_t stream)

@@ -387,7 +387,9 @@ cudaError_t emulator_refuse_in_capture(void)
 {
     cudaError_t code = cudaSuccess;
     for (struct CUstream_st *s = streams; s != NULL; s = s->next)
-        if (s->capture != NULL && s->capture_mode != cudaStreamCaptureModeRelaxed)
+        if (s->capture != NULL && (s->capture_mode == cudaStreamCaptureModeGlobal ||
+                                   (s->capture_mode == cudaStreamCaptureModeThreadLocal &&
+                                    pthread_equal(s->capture_thread, pthread_self()))))
             code = emulator_break_capture(s);
     return code;
 }
