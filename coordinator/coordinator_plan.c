@@ -190,8 +190,10 @@ enum status coordinator_plan(const struct coordinator *c, struct control_welcome
         snprintf(welcome->isa, sizeof welcome->isa, "%s", isa);
         welcome->n_threads = n_threads;
         /* A spinning thread must not take the core of one that works. Rank 0 needs a core for
-         * microseconds a token, so none is kept for it. */
-        welcome->may_spin = (uint64_t)share.n_workers * n_threads <= n_cores;
+         * microseconds a token, so none is kept for it. With a GPU one thread waits for it and one
+         * gives it work, whatever --threads says. */
+        const uint64_t n_busy = is_on_gpu(h) ? 2 : n_threads;
+        welcome->may_spin = share.n_workers * n_busy <= n_cores;
         welcome->is_deterministic = c->config.is_deterministic;
         welcome->is_direct = are_direct(c);
         welcome->n_sharing = count_sharing(c, h);

@@ -98,6 +98,15 @@ static enum status cpu_download(struct kernels_stream *s, void *host, const void
     return STATUS_OK;
 }
 
+static enum status cpu_fill(struct kernels_stream *s, void *device, unsigned char value,
+                            size_t len_bytes, struct err *err)
+{
+    (void)s;
+    (void)err;
+    memset(device, value, len_bytes);
+    return STATUS_OK;
+}
+
 /* The checkpoint's own bytes, in place. */
 static enum status cpu_weight_load(struct kernels *k, const struct weight *w,
                                    struct kernels_weight *out, struct err *err)
@@ -222,6 +231,7 @@ static const struct kernels_ops cpu_ops = {
     .free = cpu_free,
     .upload = cpu_upload,
     .download = cpu_download,
+    .fill = cpu_fill,
     .weight_load = cpu_weight_load,
     .weight_unload = cpu_weight_unload,
     .weight_load_joined = cpu_weight_load_joined,

@@ -220,6 +220,7 @@ static const struct kernels_ops cuda_ops = {
     .free = cuda_free,
     .upload = cuda_upload,
     .download = cuda_download,
+    .fill = cuda_fill,
     .weight_load = cuda_weight_load,
     .weight_unload = cuda_weight_unload,
     .weight_load_joined = cuda_weight_load_joined,

@@ -176,6 +176,8 @@ enum status cuda_upload(struct kernels_stream *s, void *device, const void *host
                         struct err *err);
 enum status cuda_download(struct kernels_stream *s, void *host, const void *device,
                           size_t len_bytes, struct err *err);
+enum status cuda_fill(struct kernels_stream *s, void *device, unsigned char value, size_t len_bytes,
+                      struct err *err);
 enum status cuda_device_memory(struct kernels *k, struct kernels_memory *out, struct err *err);
 /* cudaMalloc whose error says how much is free. */
 enum status cuda_take_memory(size_t len_bytes, const char *what, void **out, struct err *err);

@@ -52,7 +52,9 @@ enum status cuda_library_open(struct cuda_library *out, struct err *err)
     const char *name = NULL;
     for (int i = 0; i < N_LIBRARY_NAMES && found.handle == NULL; i++) {
         name = library_names[i];
-        found.handle = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+        /* It stays for good: its kernels are known to the driver, whose context outlives a handle
+         * (a backend is created, given up and created again), and loading it takes long. */
+        found.handle = dlopen(name, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     }
     if (found.handle == NULL) {
         const char *why = dlerror();

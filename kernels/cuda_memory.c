@@ -215,3 +215,13 @@ enum status cuda_download(struct kernels_stream *base, void *host, const void *d
     }
     return st;
 }
+
+enum status cuda_fill(struct kernels_stream *base, void *device, unsigned char value,
+                      size_t len_bytes, struct err *err)
+{
+    struct cuda_stream *s = cuda_stream_of(base);
+    enum status st = cuda_copy_begin(s, "fill", err);
+    return st == STATUS_OK ? cuda_check(cudaMemsetAsync(device, value, len_bytes, s->stream),
+                                        "filling memory", err)
+                           : st;
+}

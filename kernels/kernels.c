@@ -115,6 +115,12 @@ enum status kernels_download(struct kernels_stream *s, void *host, const void *d
     return len_bytes == 0 ? STATUS_OK : s->kernels->ops->download(s, host, device, len_bytes, err);
 }
 
+enum status kernels_fill(struct kernels_stream *s, void *device, unsigned char value,
+                         size_t len_bytes, struct err *err)
+{
+    return len_bytes == 0 ? STATUS_OK : s->kernels->ops->fill(s, device, value, len_bytes, err);
+}
+
 enum status kernels_host_alloc(struct kernels *k, size_t len_bytes, void **out, struct err *err)
 {
     if (len_bytes == 0)

@@ -127,6 +127,9 @@ enum status kernels_upload(struct kernels_stream *s, void *device, const void *h
                            size_t len_bytes, struct err *err);
 enum status kernels_download(struct kernels_stream *s, void *host, const void *device,
                              size_t len_bytes, struct err *err);
+/* Every byte becomes `value`, in stream order. */
+enum status kernels_fill(struct kernels_stream *s, void *device, unsigned char value,
+                         size_t len_bytes, struct err *err);
 /* Host memory a device reaches without a detour, for what travels often; ordinary memory on the
  * CPU. 64-byte aligned. */
 enum status kernels_host_alloc(struct kernels *k, size_t len_bytes, void **out, struct err *err);

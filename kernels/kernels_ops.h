@@ -20,6 +20,8 @@ struct kernels_ops {
                           size_t len_bytes, struct err *err);
     enum status (*download)(struct kernels_stream *s, void *host, const void *device,
                             size_t len_bytes, struct err *err);
+    enum status (*fill)(struct kernels_stream *s, void *device, unsigned char value,
+                        size_t len_bytes, struct err *err);
     enum status (*weight_load)(struct kernels *k, const struct weight *w,
                                struct kernels_weight *out, struct err *err);
     void (*weight_unload)(struct kernels *k, struct kernels_weight *w);

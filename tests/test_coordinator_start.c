@@ -186,6 +186,28 @@ static void test_coordinator_start_shares_out_gpus(void **state)
     }
 }
 
+/* A GPU takes two threads of a worker, one that waits for it and one that feeds it: with a core for
+ * each the first may spin, whatever --threads says. */
+static void test_coordinator_start_spins_for_a_gpu_with_two_cores_each(void **state)
+{
+    (void)state;
+    for (uint32_t n_cores = 3; n_cores <= 4; n_cores++) {
+        struct cluster *c = cluster_open(2);
+        struct err err = {0};
+        for (int w = 0; w < 2; w++) {
+            fake_gpu(&c->fakes[w], "X1", "sm_90", "GPU-a");
+            c->fakes[w].hello.n_cores = n_cores;
+        }
+        c->config.n_threads = n_cores == 3 ? 1 : 9;
+        if (cluster_start(c, &err) != STATUS_OK)
+            fail_msg("%s", err.message);
+        cluster_stop(c);
+        for (int w = 0; w < 2; w++)
+            assert_int_equal(c->fakes[w].welcome.may_spin, n_cores == 4);
+        cluster_close(c);
+    }
+}
+
 static void test_coordinator_start_refuses_two_kinds_of_gpu(void **state)
 {
     (void)state;
@@ -328,6 +350,7 @@ int main(void)
         cmocka_unit_test(test_coordinator_start_refuses_more_memory_than_there_is),
         cmocka_unit_test(test_coordinator_start_gives_a_timed_worker_what_it_asks_for),
         cmocka_unit_test(test_coordinator_start_shares_out_gpus),
+        cmocka_unit_test(test_coordinator_start_spins_for_a_gpu_with_two_cores_each),
         cmocka_unit_test(test_coordinator_start_refuses_two_kinds_of_gpu),
         cmocka_unit_test(test_coordinator_start_refuses_a_gpu_beside_a_cpu),
         cmocka_unit_test(test_coordinator_start_passes_on_a_failed_ready),

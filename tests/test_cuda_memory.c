@@ -98,6 +98,33 @@ static void test_cuda_memory_zeroes_when_asked(void **state)
     kernels_destroy(k);
 }
 
+/* In stream order, and not a byte beyond. */
+static void test_cuda_memory_is_filled(void **state)
+{
+    (void)state;
+    struct err err = {0};
+    struct kernels *k = cuda_world_kernels();
+    struct kernels_stream *s = cuda_world_stream(k);
+    struct kernels_buffer device = {0};
+    enum { LEN = 100 * 1000, FIRST = 7, N = 70001 };
+    static unsigned char from[LEN], got[LEN];
+    cuda_must(kernels_alloc(k, LEN, false, &device, &err), &err);
+    cuda_world_fill(from, LEN, 3);
+    cuda_must(kernels_upload(s, device.data, from, LEN, &err), &err);
+    cuda_must(kernels_fill(s, (char *)device.data + FIRST, 0xbe, N, &err), &err);
+    cuda_must(kernels_fill(s, device.data, 0x11, 0, &err), &err);
+    cuda_must(kernels_download(s, got, device.data, LEN, &err), &err);
+    cuda_must(kernels_stream_sync(s, &err), &err);
+    memset(from + FIRST, 0xbe, N);
+    assert_memory_equal(got, from, LEN);
+    cuda_must(kernels_record_begin(s, &err), &err);
+    cuda_must_fail(kernels_fill(s, device.data, 0, LEN, &err), STATUS_INVALID, &err, "records");
+    cuda_must(kernels_stream_sync(s, &err), &err);
+    kernels_free(k, &device);
+    kernels_stream_destroy(s);
+    kernels_destroy(k);
+}
+
 static void test_cuda_memory_says_when_it_is_full(void **state)
 {
     (void)state;
@@ -295,6 +322,7 @@ int main(void)
         cmocka_unit_test(test_cuda_memory_copies_arrive),
         cmocka_unit_test(test_cuda_memory_copies_keep_their_order),
         cmocka_unit_test(test_cuda_memory_zeroes_when_asked),
+        cmocka_unit_test(test_cuda_memory_is_filled),
         cmocka_unit_test(test_cuda_memory_says_when_it_is_full),
         cmocka_unit_test(test_cuda_device_must_exist),
         cmocka_unit_test(test_cuda_device_says_what_it_is),

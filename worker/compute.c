@@ -73,7 +73,10 @@ static void *compute_main(void *arg)
         if (!has_work(c))
             break;
         collect(c);
+        /* Without the mutex: the driver would wake up only to wait for it. */
+        pthread_mutex_unlock(&c->mutex);
         c->wake(c->wake_arg);
+        pthread_mutex_lock(&c->mutex);
     }
     pthread_mutex_unlock(&c->mutex);
     return NULL;

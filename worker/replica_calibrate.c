@@ -4,9 +4,8 @@
 #include "cluster/host.h"
 
 #include <stdlib.h>
-#include <string.h>
 
-enum { N_REPEATS = 3, MANY_ROWS = 32, FILL_BYTES = 64 * 1024 };
+enum { N_REPEATS = 3, MANY_ROWS = 32 };
 
 static uint64_t median3(uint64_t a, uint64_t b, uint64_t c)
 {
@@ -188,15 +187,9 @@ enum status replica_calibrate(struct replica *r, uint64_t *batch_ns, uint64_t *r
 
 enum status replica_fill_kv(struct replica *r, struct err *err)
 {
-    unsigned char bytes[FILL_BYTES];
-    memset(bytes, 0x3c, sizeof bytes); /* 0.0115 as F32 and as BF16 */
-    size_t len = r->timed != NULL ? 0 : r->kv.memory.len_bytes;
-    enum status st = STATUS_OK;
-    for (size_t at = 0; at < len && st == STATUS_OK; at += sizeof bytes) {
-        size_t n = len - at < sizeof bytes ? len - at : sizeof bytes;
-        st = kernels_upload(r->rows, (char *)r->kv.memory.data + at, bytes, n, err);
-        if (st == STATUS_OK)
-            st = kernels_stream_sync(r->rows, err);
-    }
-    return st;
+    if (r->timed != NULL)
+        return STATUS_OK;
+    /* 0.0115 as F32 and as BF16 */
+    enum status st = kernels_fill(r->rows, r->kv.memory.data, 0x3c, r->kv.memory.len_bytes, err);
+    return st == STATUS_OK ? kernels_stream_sync(r->rows, err) : st;
 }
