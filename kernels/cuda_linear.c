@@ -158,7 +158,6 @@ struct linear_call {
     struct cuda_linear_stream *linear;
     bool is_recording; /* then nothing may be timed, compared or waited for */
     bool y_is_f32;
-    bool may_split; /* of a narrow layer's few tiles most of the chip is idle */
     int32_t k, ld;
     size_t y_element;
 };
@@ -179,7 +178,6 @@ static enum status linear_plan(const struct linear_call *call, const struct cuda
                                           .n = n,
                                           .ld = call->ld,
                                           .y_is_f32 = call->y_is_f32,
-                                          .may_split = call->may_split,
                                           .align_y = linear_alignment(product->y),
                                           .align_x = linear_alignment(product->x),
                                           .align_w = linear_alignment(product->w)};
@@ -417,7 +415,6 @@ static enum status linear_begin(struct cuda_stream *s, enum dtype y_dtype, struc
                                 .linear = s->linear,
                                 .is_recording = capture != cudaStreamCaptureStatusNone,
                                 .y_is_f32 = y_dtype == DTYPE_F32,
-                                .may_split = !cuda_kernels_of(&s->base)->is_deterministic,
                                 .y_element = dtype_bytes(y_dtype)};
     return STATUS_OK;
 }

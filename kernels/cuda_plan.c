@@ -133,8 +133,7 @@ static enum status plan_candidates(struct cuda_plans *plans, struct cuda_plan *p
     const struct cuda_library *lt = &plans->library;
     const struct cuda_plan_shape *shape = &plan->shape;
     const uint64_t workspace = cuda_plan_workspace_bytes;
-    const uint32_t reduction =
-        shape->may_split ? CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE : CUBLASLT_REDUCTION_SCHEME_NONE;
+    const uint32_t no_reduction = CUBLASLT_REDUCTION_SCHEME_NONE;
     const uint32_t align_w = shape->align_w, align_x = shape->align_x, align_y = shape->align_y;
     const struct {
         cublasLtMatmulPreferenceAttributes_t attribute;
@@ -142,7 +141,7 @@ static enum status plan_candidates(struct cuda_plans *plans, struct cuda_plan *p
         size_t len_bytes;
     } wishes[] = {
         {CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace},
-        {CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reduction, sizeof reduction},
+        {CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &no_reduction, sizeof no_reduction},
         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &align_w, sizeof align_w},
         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &align_x, sizeof align_x},
         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &align_y, sizeof align_y},
@@ -193,8 +192,8 @@ static unsigned plan_chain(const struct cuda_plan_shape *shape)
 static bool plan_is(const struct cuda_plan_shape *a, const struct cuda_plan_shape *b)
 {
     return a->m == b->m && a->k == b->k && a->n == b->n && a->ld == b->ld &&
-           a->y_is_f32 == b->y_is_f32 && a->may_split == b->may_split && a->align_y == b->align_y &&
-           a->align_x == b->align_x && a->align_w == b->align_w;
+           a->y_is_f32 == b->y_is_f32 && a->align_y == b->align_y && a->align_x == b->align_x &&
+           a->align_w == b->align_w;
 }
 
 enum status cuda_plan_find(struct cuda_plans *plans, const struct cuda_plan_shape *shape,

@@ -1,8 +1,8 @@
 /* The algorithm of cuBLASLt for a product of one shape, chosen once and kept.
  *
  * A product is y [n, m] = x [n, k] . w [m, k]^T in bf16 with fp32 sums, rows of y `ld` elements
- * apart. The order in which a split sum is put together depends on how many tiles there are, so on
- * n: k is split only where the shape says so. Never with atomics, whose order is up to chance. */
+ * apart. No algorithm may split k: the order in which a split sum is put together depends on how
+ * many tiles there are, so on n, and with atomics on chance. */
 #ifndef KERNELS_CUDA_PLAN_H
 #define KERNELS_CUDA_PLAN_H
 
@@ -21,7 +21,6 @@ struct cuda_plan_shape {
     int32_t n; /* rows for which the algorithm is chosen; it also serves fewer */
     int32_t ld;
     bool y_is_f32;
-    bool may_split;                    /* k, the parts put together in fp32 */
     uint8_t align_y, align_x, align_w; /* bytes, a power of two, 16 at most */
 };
 

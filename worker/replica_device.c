@@ -17,7 +17,6 @@ enum { N_BUCKETS = sizeof buckets / sizeof buckets[0] };
 struct replica_device {
     struct kernels_live *live[KERNELS_MAX_IN_FLIGHT]; /* [max_live] */
     uint32_t max_live, max_heads, max_wanted;
-    uint32_t seen_rows, seen_heads; /* bit i: a batch of buckets[i] of them has run */
 };
 
 static uint32_t bucket_of(uint32_t n, uint32_t most)
@@ -156,18 +155,7 @@ static enum status queue_work(struct replica *r, int n, int n_heads, bool has_li
     return kernels_finish(s, &finish, err);
 }
 
-/* Whether no batch of this size has run yet; from now on one has. */
-static bool is_first_of_size(uint32_t *seen, uint32_t n)
-{
-    uint32_t i = 0;
-    while (i + 1 < N_BUCKETS && buckets[i] < n)
-        i++;
-    const bool is_first = (*seen >> i & 1u) == 0;
-    *seen |= 1u << i;
-    return is_first;
-}
-
-/* The first batch of a size runs as it is: then a device tries which of its algorithms is the
+/* The backend runs the first batch of a key as it is: it tries then which of its algorithms is the
  * fastest for it, which it cannot while operations are recorded. The next one is recorded. */
 static enum status queue_recorded(struct replica *r, uint32_t n, uint32_t n_heads, bool has_live,
                                   struct err *err)
@@ -177,10 +165,6 @@ static enum status queue_recorded(struct replica *r, uint32_t n, uint32_t n_head
     enum status st = kernels_replay(r->compute, key, &is_done, err);
     if (st != STATUS_OK || is_done)
         return st;
-    const bool has_new_rows = is_first_of_size(&r->device->seen_rows, n);
-    const bool has_new_heads = n_heads > 0 && is_first_of_size(&r->device->seen_heads, n_heads);
-    if (has_new_rows || has_new_heads)
-        return queue_work(r, (int)n, (int)n_heads, has_live, err);
     st = kernels_record_begin(r->compute, err);
     if (st == STATUS_OK)
         st = queue_work(r, (int)n, (int)n_heads, has_live, err);
