@@ -13,7 +13,7 @@
 static const char help[] =
     "usage: carousel bench kernels|replica|net|engine|calibrate|tokenizer|trace [options]\n"
     "  kernels    the block's linear layers and attention, beside peak and bandwidth\n"
-    "  replica    decoding steps and a prompt on one replica, beside bandwidth and product rate\n"
+    "  replica    decoding and prefill on one replica, beside what the machine allows\n"
     "  net        ping-pong of frame sizes between two ranks\n"
     "  engine     requests through the whole engine: tokens/s, TTFT, TPOT\n"
     "  calibrate  what work costs here, as a file for simulate and --backend timed\n"
