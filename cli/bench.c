@@ -11,9 +11,9 @@
 #include <string.h>
 
 static const char help[] =
-    "usage: carousel bench kernels|replica|net|engine|calibrate|tokenizer|trace [options]\n"
+    "usage: carousel bench BENCHMARK [options]\n"
     "  kernels    the block's linear layers and attention, beside peak and bandwidth\n"
-    "  replica    decoding and prefill on one replica, beside what the machine allows\n"
+    "  replica    decoding and prefill on one replica, beside the bounds\n"
     "  net        ping-pong of frame sizes between two ranks\n"
     "  engine     requests through the whole engine: tokens/s, TTFT, TPOT\n"
     "  calibrate  what work costs here, as a file for simulate and --backend timed\n"
