@@ -316,9 +316,7 @@ def ranks_fail_together(c):
     began = time.monotonic()
     while lines_of(out)[-1]["type"] != "end" and time.monotonic() < began + 30:
         time.sleep(0.1)
-    # Stopped while it computes it is a rank that says nothing, stopped while it reads one that takes nothing.
-    reason = lines_of(out)[-1].get("reason", "")
-    c.check("rank 1" in reason or "other ranks have not taken" in reason, f"a silent rank: the log ends with {reason}")
+    c.check("rank 1" in lines_of(out)[-1].get("reason", ""), f"a silent rank: the log ends with {lines_of(out)[-1]}")
     c.check(time.monotonic() - began < 20, "a silent rank is waited for too long")
     stop_group(job)
     job.communicate()

@@ -160,7 +160,11 @@ static enum status drain(struct reduce_link *l, uint64_t deadline_ns, bool is_gi
         if (transport_is_drained(l->transport))
             break;
         const uint64_t waited_ns = host_now_ns() - begin_ns;
-        if (waited_ns >= deadline_ns)
+        if (waited_ns >= deadline_ns && l->transport->n_ranks == 2)
+            return err_set(err, STATUS_TIMEOUT,
+                           "rank %d has not taken what was sent to it for %.3g s",
+                           1 - l->transport->rank, (double)deadline_ns * 1e-9);
+        if (waited_ns >= deadline_ns) /* the transport does not say which */
             return err_set(err, STATUS_TIMEOUT,
                            "other ranks have not taken what was sent to them for %.3g s",
                            (double)deadline_ns * 1e-9);
